@@ -1,0 +1,292 @@
+"""Active MINT for any training loop: ``attach`` a model, pass its loss through ``audit.loss``.
+
+Source: aMINT (arXiv 2509.07879), section 3: one network, two objectives, the MINT head fed by early activations of
+members (training data) and external data.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amint.audit import Audit
+from amint.balance import Balance, NormalisedByFirst, Weighted
+from amint.batches import Source
+from amint.calibration import Calibration
+from amint.errors import NonFiniteError, StepError, UsageError
+from amint.heads import head_weights, load_head_weights, new_head
+from amint.metrics import Measurement, summary
+from amint.mixing import ExternalStream, Mixture
+from amint.negatives import HardNegatives
+from amint.placement import check_attachable, place
+from amint.reach import Reach
+from amint.taps import TrainingHooks, prefix
+
+__all__ = ["Auditable", "StepLosses", "attach", "membership_loss"]
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What the last training step was made of, as scalars on the model's device."""
+
+    task: Tensor
+    mint: Tensor
+    total: Tensor
+
+
+def attach(
+    model: nn.Module,
+    *,
+    external: Source,
+    split: str | Sequence[str] = "entry",
+    balance: Balance | None = None,
+    ratio: float = 1.0,
+    negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
+    trunk_gradient: float = 1.0,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    monitor: int = 0,
+) -> Auditable:
+    """Make a model auditable while it trains. Call it before the optimizer is made and before torch.compile.
+
+    Args:
+        model: the audited model; keeps its class, its state-dict keys and, in evaluation mode, its outputs.
+        external: loader, dataset or tensor of rows that look like the members but are not (no labels needed).
+        split: "entry", "middle", "output", or module names.
+        balance: how the two losses become one; default ``NormalisedByFirst()``, and ``Weighted()`` where
+            ``trunk_gradient=0`` leaves them nothing in common.
+        ratio: external rows per member row, above 0.
+        negatives: a symmetry of the domain, or :class:`HardNegatives`, for further "not a member" rows.
+        trunk_gradient: how much of the MINT loss's gradient enters the audited model: 1 as in the paper, 0 not at all;
+            at 0 the model trains exactly as it would without amint (with a balance that leaves the task loss as it is,
+            and no common limit on the norm of all gradients).
+        seed: for the head's weights and the order of the external rows.
+        rank, world: this process among several.
+        monitor: external rows kept away from the head, and member rows remembered, for :meth:`Auditable.monitor`.
+
+    Returns:
+        The audit; call ``audit.loss(task_loss)`` once a step.
+
+    Raises:
+        UsageError: attached twice, already compiled or wrapped, bad arguments.
+        SplitError: the network cannot be tapped like this.
+    """
+    check_attachable(model)
+    if not 0 <= trunk_gradient <= 1:
+        raise UsageError(f"trunk_gradient must lie between 0 and 1, got {trunk_gradient}")
+    if balance is None:
+        balance = NormalisedByFirst() if trunk_gradient > 0 else Weighted()
+    if isinstance(balance, type) or not isinstance(balance, Balance):
+        raise UsageError(f"balance must be an object with a method combine(task, mint), got {balance!r}")
+    mixture = Mixture.of(ExternalStream(external, seed, rank, world, monitor), ratio, negatives)
+    points, head, shape = new_head(model, split, mixture.stream.example(), seed)
+    return Auditable(Audit(model, points, head, shape), mixture, balance, trunk_gradient)
+
+
+class Auditable(Audit):
+    """A model in training with its MINT head; made by :func:`attach`.
+
+    The head is a submodule of the model, so that optimizers, devices and data parallelism find it, but it stays out
+    of the model's state dict: save :meth:`state_dict` beside the model's to resume.
+
+    Attributes:
+        last: the losses of the last step, or None.
+        recent: the members of the latest steps, in batches, for :meth:`monitor`; clear it to start anew.
+        mixture: where the "not a member" rows come from.
+        balance: how the two losses become one.
+    """
+
+    def __init__(self, audit: Audit, mixture: Mixture, balance: Balance, trunk_gradient: float) -> None:
+        facts = {
+            "method": "active",
+            **mixture.facts(),
+            "trunk_gradient": trunk_gradient,
+            "balance": repr(balance),
+            "steps": 0,
+        }
+        super().__init__(audit.backbone, audit.points, audit.head, audit.input_shape, facts)
+        self.mixture, self.balance, self._trunk_gradient = mixture, balance, trunk_gradient
+        self._step: tuple[Tensor, int] | None = None
+        self.recent: deque[Tensor] = deque()
+        self.last: StepLosses | None = None
+        self._take_away = place(self.backbone, self.head)
+        self._reach = Reach(self.backbone, self.head, through_trunk=trunk_gradient > 0)
+        self._hooks = TrainingHooks(self.backbone, self.taps, self._more_rows, self._reached)
+
+    def loss(self, task: Tensor) -> Tensor:
+        """The loss to call ``backward`` on: the task's and the MINT head's, balanced.
+
+        Args:
+            task: the task's loss for the members of this step, a scalar.
+
+        Raises:
+            StepError: the model was not called, or called twice, in training mode since the last call.
+            NonFiniteError: a loss is NaN or infinite.
+            UsageError: the optimizer does not move the head, or the loss does not reach it.
+        """
+        if self._step is None:
+            raise StepError(
+                "audit.loss() found no training forward pass of the audited model: call model(x) in training mode, "
+                "with gradients, once before each audit.loss()"
+            )
+        (logits, members), self._step = self._step, None
+        if task.numel() != 1:
+            raise UsageError(f"audit.loss() needs one scalar loss, got shape {tuple(task.shape)}; average it first")
+        mint = membership_loss(logits, members)
+        total = self.balance.combine(task, mint)
+        if not bool(torch.isfinite(total)):
+            raise NonFiniteError(_what_is_not_finite(task, mint, logits, members))
+        self._reach.confirm()
+        self.last = StepLosses(task.detach(), mint.detach(), total.detach())
+        self.facts["steps"] += 1
+        return total
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Inside, training-mode forward passes are plain: no external rows, no head (warm-ups, probes)."""
+        return self._hooks.paused()
+
+    def monitor(self, alpha: float = 0.05) -> dict[str, Measurement]:
+        """Recent members against external rows that the head has not seen; for curves, not for verdicts.
+
+        Args:
+            alpha: false-alarm rate of the threshold, taken from those external rows, for the balanced accuracy.
+
+        Raises:
+            UsageError: nothing was kept for it (``attach(monitor=...)``), or nothing was trained on yet.
+        """
+        stream = self.mixture.stream
+        if stream.reserved is None or not self.recent:
+            raise UsageError(
+                "there is nothing to monitor: attach(monitor=1000) keeps that many external rows and recent member "
+                "rows for it (external data must be a dataset or a loader over one), and a step must have been trained"
+            )
+        inside = np.concatenate([self.scores(rows) for rows in self.recent])
+        with stream.own_randomness():
+            outside = self.scores(stream.reserved)
+        labels = np.r_[np.ones(len(inside), bool), np.zeros(len(outside), bool)]
+        threshold = float(np.quantile(outside, 1 - alpha, method="higher"))
+        return summary(np.r_[inside, outside], labels, threshold)
+
+    def discard(self) -> None:
+        """Forget a forward pass that will not be trained on (a skipped step)."""
+        self._step = None
+
+    def detach(self) -> nn.Module:
+        """Take hooks and head off again and return the model; scoring and saving still work."""
+        self._hooks.remove()
+        self._take_away()
+        return self.backbone
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to resume: head, position in the external data, balance, roles."""
+        return {
+            "head": head_weights(self.head),
+            "stream": self.mixture.stream.state_dict(),
+            "balance": getattr(self.balance, "state_dict", dict)(),
+            "ledger": self.ledger.state_dict(),
+            "steps": self.facts["steps"],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave, into an audit attached with the same arguments."""
+        load_head_weights(self.head, state["head"])
+        self.mixture.stream.load_state_dict(state["stream"])
+        if hasattr(self.balance, "load_state_dict"):
+            self.balance.load_state_dict(state["balance"])
+        self.ledger.load_state_dict(state["ledger"])
+        self.facts["steps"] = state["steps"]
+        self._step = None
+
+    def calibrate(self, nonmembers: Source) -> Calibration:
+        """See :meth:`Audit.calibrate`; first checks that training reached the head at all."""
+        self._reach.confirm()
+        return super().calibrate(nonmembers)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _more_rows(self, x: Tensor) -> Tensor | None:
+        if self._step is not None:
+            raise StepError(
+                "the audited model was called twice in training mode before audit.loss(); call it once a step, or "
+                "put passes that are not trained on under `with audit.paused():`"
+            )
+        if not torch.is_grad_enabled():
+            raise StepError(
+                "the audited model was called in training mode without gradients; call model.eval() first, or put the "
+                "pass under `with audit.paused():`"
+            )
+        rows = self.mixture.rows(x)
+        self.ledger.add("members", x)
+        self.ledger.add("external", rows[0])
+        self._remember(x)
+        if self._trunk_gradient > 0:
+            return torch.cat(rows)
+        # A pass of its own leaves batch statistics, and so the model, as they would be without amint.
+        self._reached(prefix(self.backbone, self.taps, torch.cat([x, *rows])), len(x))
+        return None
+
+    def _remember(self, members: Tensor) -> None:
+        most = self.mixture.stream.n_reserved
+        if most:
+            self.recent.append(members.detach().to("cpu", copy=True))
+            while sum(map(len, self.recent)) - len(self.recent[0]) >= most:
+                self.recent.popleft()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _reached(self, maps: Sequence[Tensor], members: int) -> None:
+        scaled = [_scaled_gradient(x, self._trunk_gradient) for x in maps]
+        self._step = (self.head(self._reach.watch(scaled)), members)
+
+
+def membership_loss(logits: Tensor, members: int) -> Tensor:
+    """Binary cross-entropy of membership logits, members and non-members weighted alike.
+
+    Args:
+        logits: ``[n]``, the members' first.
+        members: how many of them are members, between 1 and n - 1.
+
+    Returns:
+        A scalar: the mean of the members' mean loss and the others' mean loss (the MINT loss of arXiv 2509.07879,
+        section 3, for any ratio of the two).
+    """
+    inside, outside = logits[:members], logits[members:]
+    return (F.softplus(-inside).mean() + F.softplus(outside).mean()) / 2
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * ctx.factor, None
+
+
+def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
+    result: Tensor = x if factor == 1 or not x.requires_grad else _Scaled.apply(x, factor)
+    return result
+
+
+def _what_is_not_finite(task: Tensor, mint: Tensor, logits: Tensor, members: int) -> str:
+    if not bool(torch.isfinite(task)):
+        return (
+            f"the task loss is {task.item()}; look for NaN or infinity in this batch's inputs, or lower the "
+            "learning rate"
+        )
+    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
+    whose = [f"member row {i}" if i < members else f"external row {i - members}" for i in broken[:3]]
+    where = ", ".join(whose) or "the balance of the two losses"
+    return (
+        f"the MINT loss is {mint.item()} and the balanced loss is not finite (first cause: {where}); look for NaN or "
+        "infinity in these inputs, or lower the learning rate"
+    )

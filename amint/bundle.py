@@ -1,0 +1,241 @@
+"""The audit bundle on disk: safetensors weights and JSON, nothing that runs code when it is loaded.
+
+A bundle is a folder (or a .zip of it)::
+
+    manifest.json             what it is, how to build the model, taps, head, preprocessing, facts, hashes
+    model.safetensors         the audited model's weights, state-dict keys as without amint
+    head.safetensors          the MINT head's weights
+    calibration.safetensors   the calibration non-members' scores, float64
+
+The manifest holds the SHA-256 of every other file and of its own content, so damage is noticed. It is no signature:
+whoever may write the bundle can make another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from amint.architecture import Architecture
+from amint.bundle_files import MANIFEST, WEIGHTS, check_replaceable, read_files, write_files
+from amint.calibration import Calibration
+from amint.errors import AmintError, BundleError, UsageError
+from amint.heads import HeadConfig, MintHead, head_config, head_weights
+from amint.preprocessing import Preprocessing
+from amint.split import TapPoint
+
+__all__ = ["Bundle", "digests", "probe_input", "read", "save"]
+
+VERSION = 1
+# A bundle that anyone may edit must not be able to ask for any amount of memory.
+_MOST_INPUT = 2**26
+_FIELDS = {
+    "format", "version", "created", "libraries", "architecture", "input_shape", "split", "head",
+    "preprocessing", "facts", "probe", "files", "checksum",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle holds, read and checked, the model not yet built.
+
+    Attributes:
+        path: where it was read from.
+        sha256: of the manifest, which pins every other file: the bundle's identity.
+        manifest: the manifest as plain values.
+        architecture: how to build the model, or None.
+        points: the taps.
+        head: the head's configuration.
+        preprocessing: how image files become inputs, or None.
+        model_weights, head_weights: tensors by name.
+        calibration: the calibration scores.
+        input_shape: one input without the batch dimension.
+    """
+
+    path: Path
+    sha256: str
+    manifest: Mapping[str, Any]
+    architecture: Architecture | None
+    points: tuple[TapPoint, ...]
+    head: HeadConfig
+    preprocessing: Preprocessing | None
+    model_weights: Mapping[str, Tensor]
+    head_weights: Mapping[str, Tensor]
+    calibration: Calibration
+    input_shape: tuple[int, ...]
+
+
+def probe_input(shape: Sequence[int]) -> Tensor:
+    """Two fixed pseudo-random inputs ``[2, *shape]``, on which a rebuilt model must score as the saved one did."""
+    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def digests(backbone: nn.Module, head: MintHead) -> dict[str, str]:
+    """SHA-256 of the two weight files that a bundle of these would hold."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in _weight_files(backbone, head).items()}
+
+
+def save(
+    path: str | Path,
+    *,
+    backbone: nn.Module,
+    head: MintHead,
+    points: Sequence[TapPoint],
+    calibration: Calibration,
+    input_shape: Sequence[int],
+    facts: Mapping[str, Any],
+    preprocessing: Preprocessing | None,
+    architecture: Architecture | None,
+    measure: Callable[[Tensor], Mapping[str, Sequence[float]]],
+) -> Path:
+    """Write a bundle; see :meth:`amint.audit.Audit.save`.
+
+    Raises:
+        UsageError: the preprocessing does not make the model's inputs, or something else than a bundle is in the way.
+    """
+    target = Path(path)
+    check_replaceable(target)
+    _check_preprocessing(preprocessing, input_shape)
+    files = _weight_files(backbone, head)
+    files["calibration.safetensors"] = _packed({"scores": torch.tensor(calibration.scores, dtype=torch.float64)})
+    manifest: dict[str, Any] = {
+        "format": "amint-bundle",
+        "version": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "libraries": {name: metadata.version(name) for name in ("amint-audit", "torch", "torchvision", "timm")},
+        "architecture": None if architecture is None else architecture.to_json(),
+        "input_shape": list(input_shape),
+        "split": [asdict(point) for point in points],
+        "head": head.config.to_json(),
+        "preprocessing": None if preprocessing is None else preprocessing.to_json(),
+        "facts": dict(facts),
+        "probe": {name: list(values) for name, values in measure(probe_input(input_shape)).items()},
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "checksum": "",
+    }
+    manifest["checksum"] = _checksum(manifest)
+    write_files(target, {MANIFEST: _serialised(manifest), **files})
+    return target
+
+
+def read(path: str | Path) -> Bundle:
+    """Read and check a bundle.
+
+    Raises:
+        BundleError: it is not there, truncated, edited, of another version, or not a bundle.
+    """
+    source = Path(path)
+    files = read_files(source)
+    manifest = _manifest(source, files[MANIFEST])
+    for name in WEIGHTS:
+        if manifest["files"].get(name) != hashlib.sha256(files[name]).hexdigest():
+            raise BundleError(f"{name} in {source} is damaged or was exchanged: its SHA-256 is not the manifest's")
+    try:
+        tensors = {name: safetensors.torch.load(files[name]) for name in WEIGHTS}
+        architecture = manifest["architecture"]
+        preprocessing = manifest["preprocessing"]
+        bundle = Bundle(
+            path=source,
+            sha256=hashlib.sha256(files[MANIFEST]).hexdigest(),
+            manifest=manifest,
+            architecture=None if architecture is None else Architecture.from_json(architecture),
+            points=tuple(_point(data) for data in manifest["split"]),
+            head=HeadConfig.from_json(manifest["head"]),
+            preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
+            model_weights=tensors["model.safetensors"],
+            head_weights=tensors["head.safetensors"],
+            calibration=Calibration(tensors["calibration.safetensors"]["scores"].numpy()),
+            input_shape=tuple(manifest["input_shape"]),
+        )
+        _check_values(bundle)
+    except AmintError as error:
+        raise BundleError(f"{source} is not a usable audit bundle: {error}") from error
+    # An edited manifest can hold any value in any place, and so raise nearly anything.
+    except Exception as error:
+        raise BundleError(f"{source} is not a usable audit bundle: {error!r}") from error
+    return bundle
+
+
+def _point(data: Mapping[str, Any]) -> TapPoint:
+    return TapPoint(str(data["name"]), tuple(data["shape"]), data["layout"], float(data["cost"]), tuple(data["setups"]))
+
+
+def _check_values(bundle: Bundle) -> None:
+    manifest, shape = bundle.manifest, bundle.input_shape
+    if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > _MOST_INPUT:
+        raise UsageError(f"the shape of an input is {list(shape)}")
+    if head_config(bundle.points).taps != bundle.head.taps:
+        raise UsageError("its MINT head does not read what its taps give")
+    _check_preprocessing(bundle.preprocessing, shape)
+    if not isinstance(manifest["facts"], dict) or not isinstance(manifest["libraries"], dict):
+        raise UsageError("its facts or libraries are not named values")
+    if set(manifest["probe"]) != {"scores", "outputs"}:
+        raise UsageError(f"its probe holds {sorted(manifest['probe'])} instead of scores and outputs")
+    for name, values in manifest["probe"].items():
+        if not values or not all(type(value) is float for value in values):
+            raise UsageError(f"the {name} of its probe are not numbers")
+
+
+def _check_preprocessing(preprocessing: Preprocessing | None, shape: Sequence[int]) -> None:
+    if preprocessing is None:
+        return
+    channels, size = preprocessing.channels, preprocessing.size
+    if len(shape) != 3 or channels != shape[0] or size not in (None, tuple(shape[1:])):
+        made = f"{channels} x any size" if size is None else " x ".join(map(str, (channels, *size)))
+        raise UsageError(f"the preprocessing makes inputs of {made}, but the model takes {' x '.join(map(str, shape))}")
+
+
+def _weight_files(backbone: nn.Module, head: MintHead) -> dict[str, bytes]:
+    return {"model.safetensors": _packed(backbone.state_dict()), "head.safetensors": _packed(head_weights(head))}
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    # Tied weights share memory, which the format does not allow.
+    content: bytes = safetensors.torch.save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
+    return content
+
+
+def _serialised(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1, allow_nan=False).encode()
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_serialised({**manifest, "checksum": ""})).hexdigest()
+
+
+def _manifest(source: Path, content: bytes) -> dict[str, Any]:
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"the manifest of {source} is not JSON ({error}); the bundle is damaged") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != "amint-bundle":
+        raise BundleError(f"{source} is not an audit bundle: its manifest does not say so")
+    if manifest.get("version") != VERSION:
+        raise BundleError(
+            f"{source} has bundle version {manifest.get('version')!r}, this amint reads version {VERSION}; "
+            "use the amint that wrote it, or save it again"
+        )
+    if set(manifest) != _FIELDS or not isinstance(manifest["files"], dict):
+        raise BundleError(f"the manifest of {source} lacks or adds fields: {sorted(set(manifest) ^ _FIELDS)}")
+    try:
+        # Other bytes can mean the same values; whoever compares two bundles by their bytes must not be misled.
+        intact = manifest["checksum"] == _checksum(manifest) and content == _serialised(manifest)
+    except ValueError as error:
+        raise BundleError(f"the manifest of {source} holds numbers that are not finite") from error
+    except RecursionError as error:
+        raise BundleError(f"the manifest of {source} is nested too deeply; the bundle is damaged") from error
+    if not intact:
+        raise BundleError(f"the manifest of {source} was edited or damaged: its checksum does not fit")
+    return manifest

@@ -1,0 +1,208 @@
+"""MINT heads: tapped maps -> one membership logit a sample; higher means more likely a member.
+
+One branch a tap (convolution or dense layer, then adaptive max pooling and a dense layer), the branches joined
+by two dense layers. Max pooling asks "is this detail anywhere near here?", which is what recognising one image needs;
+a head that flattens the maps instead was far worse.
+
+Source: aMINT (arXiv 2509.07879), section 3 and its published setups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amint.errors import UsageError
+from amint.split import Layout, TapPoint, resolve_split
+
+__all__ = [
+    "HeadConfig",
+    "MintHead",
+    "TapSpec",
+    "head_config",
+    "head_weights",
+    "load_head_weights",
+    "new_head",
+    "parameter_share",
+]
+
+
+_POSITION_AXES: dict[Layout, int] = {"channels_first": 2, "channels_last": 2, "tokens": 1, "vector": 0}
+_MOST_UNITS = 65_536
+_MOST_PARAMETERS = 2**28
+
+
+@dataclass(frozen=True)
+class TapSpec:
+    """What one branch reads: the layout of a tapped map, its channels and its positions (height x width, or tokens)."""
+
+    layout: Layout
+    channels: int
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Everything needed to build a head again.
+
+    Attributes:
+        taps: what each branch reads, shallow to deep.
+        width: channels after a branch's first layer, one entry a tap.
+        pool: side of the pooled map (maps: pool x pool cells; tokens: pool**2 cells).
+        hidden: units of the dense layers.
+    """
+
+    taps: tuple[TapSpec, ...]
+    width: tuple[int, ...]
+    pool: int = 4
+    hidden: int = 128
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and strings."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> HeadConfig:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            UsageError: a field is missing, unknown or of the wrong type, or the head would be absurdly large.
+        """
+        try:
+            taps = tuple(TapSpec(**{**tap, "positions": tuple(tap["positions"])}) for tap in data["taps"])
+            config = HeadConfig(**{**data, "taps": taps, "width": tuple(data["width"])})
+            axes = all(len(tap.positions) == _POSITION_AXES[tap.layout] for tap in taps)
+            sizes = [*config.width, config.pool, config.hidden]
+            sizes += [size for tap in taps for size in (tap.channels, *tap.positions)]
+            sound = all(type(size) is int and 0 < size <= _MOST_UNITS for size in sizes)
+            if not (taps and axes and sound and set(data) == set(asdict(config))):
+                raise ValueError(data)
+            with torch.device("meta"):
+                size = sum(p.numel() for p in MintHead(config).parameters())
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"not a description of a MINT head: {error!r}") from error
+        if size > _MOST_PARAMETERS:
+            raise UsageError(f"not a description of a MINT head: it would have {size:,} parameters")
+        return config
+
+
+def head_config(points: Sequence[TapPoint], pool: int = 4, hidden: int = 128) -> HeadConfig:
+    """The default head for these taps: as many branch channels as the tap has, between 32 and 128.
+
+    Raises:
+        UsageError: a tap's output has a shape no head can read.
+    """
+    taps = []
+    for point in points:
+        if len(point.shape) > 3:
+            raise UsageError(
+                f"the tap {point.name!r} gives {len(point.shape)}-dimensional samples {point.shape}; "
+                "heads read vectors, tokens and maps of two dimensions. Choose another module"
+            )
+        channel_axis = 0 if point.layout == "channels_first" else -1
+        positions = point.shape[1:] if point.layout == "channels_first" else point.shape[:-1]
+        taps.append(TapSpec(point.layout, point.shape[channel_axis], positions))
+    return HeadConfig(tuple(taps), tuple(min(128, max(32, tap.channels)) for tap in taps), pool, hidden)
+
+
+def new_head(
+    model: nn.Module, split: str | Sequence[str], example: Tensor, seed: int
+) -> tuple[tuple[TapPoint, ...], MintHead, tuple[int, ...]]:
+    """Resolve a split and make an untrained head for it, on the model's device and in its precision.
+
+    Args:
+        model: the audited model.
+        split: see :func:`amint.split.resolve_split`.
+        example: a small input batch ``[n, ...]``.
+        seed: of the head's weights; the global random state is left alone.
+
+    Returns:
+        The tap points, the head, and the shape of one input.
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    example = example.to(parameter.device)
+    example = example.to(parameter.dtype) if example.is_floating_point() else example
+    points = resolve_split(model, split, example)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head = MintHead(head_config(points))
+    return points, head.to(parameter.device, parameter.dtype), tuple(example.shape[1:])
+
+
+class MintHead(nn.Module):
+    """Tapped maps, shallow to deep, each ``[n, ...]`` -> membership logits ``[n]`` in float32."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        branches = zip(config.taps, config.width, strict=True)
+        self.branches = nn.ModuleList(_Branch(tap, width, config) for tap, width in branches)
+        joined = config.hidden * len(config.taps)
+        self.join = nn.Sequential(nn.Linear(joined, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """One logit a sample, ``[n]``."""
+        features = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        logits: Tensor = self.join(torch.cat(features, dim=1)).squeeze(1)
+        return logits.float()
+
+
+class _Branch(nn.Module):
+    """One tap's map -> ``[n, hidden]``."""
+
+    def __init__(self, tap: TapSpec, width: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.layout = tap.layout
+        self.norm = nn.GroupNorm(1, tap.channels)
+        cells = 1
+        if tap.layout in ("channels_first", "channels_last"):
+            self.first: nn.Module = nn.Conv2d(tap.channels, width, 3, padding=1)
+            side = tuple(min(config.pool, p) for p in tap.positions)
+            self.pool: nn.Module = nn.AdaptiveMaxPool2d((side[0], side[1]))
+            cells = side[0] * side[1]
+        elif tap.layout == "tokens":
+            self.first = nn.Conv1d(tap.channels, width, 1)
+            cells = min(config.pool**2, tap.positions[0])
+            self.pool = nn.AdaptiveMaxPool1d(cells)
+        else:
+            self.first, self.pool = nn.Linear(tap.channels, width), nn.Identity()
+        self.dense = nn.Linear(width * cells, config.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layout == "channels_last":
+            x = x.permute(0, 3, 1, 2)
+        elif self.layout == "tokens":
+            x = x.transpose(1, 2)
+        pooled = self.pool(torch.relu(self.first(self.norm(x))))
+        return torch.relu(self.dense(pooled.flatten(1)))
+
+
+def parameter_share(head: nn.Module, backbone: nn.Module) -> float:
+    """The head's parameters as a share of the audited model's, 0.05 meaning 5 %."""
+    own = {id(p) for p in head.parameters()}
+    rest = sum(p.numel() for p in backbone.parameters() if id(p) not in own)
+    return sum(p.numel() for p in head.parameters()) / max(rest, 1)
+
+
+def head_weights(head: MintHead) -> dict[str, Tensor]:
+    """A copy of the head's weights by name (while attached, the head keeps out of every state dict)."""
+    return {name: p.detach().clone() for name, p in head.named_parameters()}
+
+
+def load_head_weights(head: MintHead, weights: Mapping[str, Tensor]) -> None:
+    """Fill a head with :func:`head_weights`.
+
+    Raises:
+        UsageError: names or shapes differ.
+    """
+    own = dict(head.named_parameters())
+    differing = [n for n in {*own, *weights} if n not in own or n not in weights or own[n].shape != weights[n].shape]
+    if differing:
+        raise UsageError(f"these weights are of another MINT head; they differ in {sorted(differing)[:4]}")
+    with torch.no_grad():
+        for name, p in own.items():
+            p.copy_(weights[name])

@@ -1,0 +1,315 @@
+"""The external rows that travel with each batch of members: endless, shuffled, seeded, sharded, resumable."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
+
+from amint.batches import Source, batches_of, inputs_of, is_map_style
+from amint.errors import AmintError, NonFiniteError, StepError, UsageError
+from amint.negatives import HardNegatives
+
+__all__ = ["ExternalStream", "Mixture"]
+
+
+class ExternalStream:
+    """An endless stream of external rows, independent of the member loader's length and batch size.
+
+    Args:
+        source: a DataLoader, a dataset, a tensor of rows, or any iterable of batches that can be iterated again. Labels
+            are ignored. Datasets with an index are shuffled anew each pass; a plain iterable, and a loader with a
+            sampler of its own choosing, keep their order.
+        seed: orders the passes and feeds random transforms; the global random state is neither read nor changed.
+        rank, world: this process takes every ``world``-th row, starting at ``rank``.
+        reserve: rows kept out of the stream, for measuring on rows the head never sees (indexed datasets only).
+
+    Attributes:
+        reserved: the rows kept out, in batches, or None.
+        n_reserved: how many they are.
+
+    Raises:
+        UsageError: the source yields nothing, or can be iterated over only once.
+    """
+
+    def __init__(self, source: Source, seed: int = 0, rank: int = 0, world: int = 1, reserve: int = 0) -> None:
+        if isinstance(source, Iterator):
+            raise UsageError(
+                "the external data is a generator, which gives its rows only once; pass a DataLoader or a dataset"
+            )
+        if not 0 <= rank < world or reserve < 0:
+            raise UsageError(
+                f"need 0 <= rank < world and no negative number of rows to keep, got {rank=}, {world=}, {reserve=}"
+            )
+        self._seed, self._rank, self._world = seed, rank, world
+        self._loader = source if isinstance(source, DataLoader) and _may_draw_any_row(source) else None
+        self._dataset: Any = TensorDataset(source) if isinstance(source, Tensor) else source
+        self._dataset = self._loader.dataset if self._loader is not None else self._dataset
+        self._source, self._indexed = source, is_map_style(self._dataset)
+        self._chunk = (self._loader.batch_size if self._loader is not None else None) or 64
+        self.reserved: DataLoader[Any] | None = None
+        self.n_reserved = 0
+        self._pool: list[int] = []
+        if self._indexed:
+            order = torch.randperm(len(self._dataset), generator=_generator(seed, -1)).tolist()
+            self.n_reserved = min(reserve, len(order) // 2)
+            self._pool = sorted(order[self.n_reserved :])
+            if len(self._pool) < world:
+                raise UsageError(
+                    f"the external data is empty or holds fewer rows than there are processes: {len(self._pool)} rows "
+                    f"for {world}; pass rows that are not members of the training data"
+                )
+        if self.n_reserved:
+            kept = Subset(self._dataset, sorted(order[: self.n_reserved]))
+            self.reserved = DataLoader(kept, self._chunk, generator=_generator(seed, -1), **self._options())
+        self._taken = 0
+        self._buffer: list[Tensor] = []
+        self._batches: Iterator[Tensor] | None = None
+
+    def example(self, k: int = 2) -> Tensor:
+        """The first rows ``[at most k, ...]``, without advancing the stream."""
+        fresh = ExternalStream(self._source, self._seed)
+        return fresh.take(min(k, len(fresh._pool)) if fresh._indexed else 1)
+
+    def take(self, k: int) -> Tensor:
+        """The next ``k`` rows, ``[k, ...]``.
+
+        Raises:
+            UsageError: the source failed, ran dry, or yielded rows of different shapes.
+        """
+        with self.own_randomness():
+            while sum(map(len, self._buffer)) < k:
+                self._buffer.append(self._next())
+        shapes = {tuple(rows.shape[1:]) for rows in self._buffer}
+        if len(shapes) > 1:
+            raise UsageError(f"the external data holds rows of different shapes {sorted(shapes)}; resize them alike")
+        rows = torch.cat(self._buffer)
+        self._buffer = [rows[k:]]
+        self._taken += k
+        return rows[:k]
+
+    def own_randomness(self) -> AbstractContextManager[None]:
+        """Random draws inside follow this stream's seed and position, and leave the audited model's training alone."""
+        return isolated(self._seed, self._taken)
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the stream has come."""
+        return {"taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where a stream of the same source and seed had stopped."""
+        self._taken, self._buffer, self._batches = int(state["taken"]), [], None
+
+    def _next(self) -> Tensor:
+        if self._batches is None:
+            self._batches = self._from_index() if self._indexed else self._from_iterable()
+        try:
+            return next(self._batches)
+        except AmintError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"reading the external data failed: {error}. Its rows must be tensors of one shape; see the cause above"
+            ) from error
+
+    def _options(self) -> dict[str, Any]:
+        names = ("collate_fn", "num_workers", "pin_memory", "worker_init_fn", "multiprocessing_context")
+        return {name: getattr(self._loader, name) for name in names} if self._loader is not None else {}
+
+    def _from_index(self) -> Iterator[Tensor]:
+        start, drop = divmod(self._taken, self._chunk)
+        sampler = _Endless(self._pool, self._chunk, start, (self._seed, self._rank, self._world))
+        dataset = _Repeatable(self._dataset, self._seed)
+        generator = torch.Generator().manual_seed(self._seed)
+        for batch in DataLoader(dataset, batch_sampler=sampler, generator=generator, **self._options()):
+            yield inputs_of(batch)[drop:]
+            drop = 0
+
+    def _from_iterable(self) -> Iterator[Tensor]:
+        number, drop = 0, self._taken
+        while True:
+            rows_of_pass = mine_of_pass = 0
+            for batch in self._one_pass(number):
+                rows = inputs_of(batch)
+                mine = rows[(self._rank - rows_of_pass) % self._world :: self._world]
+                rows_of_pass += len(rows)
+                mine_of_pass += len(mine)
+                skip = min(drop, len(mine))
+                drop -= skip
+                if len(mine) > skip:
+                    yield mine[skip:]
+            if mine_of_pass == 0:
+                raise UsageError(
+                    "the external loader yielded nothing; it must give rows each time it is iterated over "
+                    "(a generator gives them once: pass a DataLoader or a dataset)"
+                )
+            passed, drop = divmod(drop, mine_of_pass)
+            number += 1 + passed
+
+    def _one_pass(self, number: int) -> Iterator[Any]:
+        """One pass over a plain iterable; each batch draws its random transforms from a seed of its own."""
+        _seed_generators(self._seed, number, 0)
+        batches = iter(batches_of(self._source, self._chunk))
+        for position in itertools.count(1):
+            _seed_generators(self._seed, number, position)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The "not a member" rows of a step: external rows, and hard negatives made from them and from members.
+
+    Attributes:
+        stream: the external rows.
+        ratio: external rows per member row.
+        negatives: how to make further rows, or None.
+    """
+
+    stream: ExternalStream
+    ratio: float
+    negatives: HardNegatives | None
+
+    @staticmethod
+    def of(
+        stream: ExternalStream, ratio: float, negatives: HardNegatives | Callable[[Tensor], Tensor] | None
+    ) -> Mixture:
+        """Check the arguments; a bare symmetry turns external rows only.
+
+        Raises:
+            UsageError: a ratio out of range.
+        """
+        if not 0 < ratio <= 1000:
+            raise UsageError(f"ratio, external rows per member row, must be above 0 and at most 1000, got {ratio}")
+        if negatives is not None and not isinstance(negatives, HardNegatives):
+            negatives = HardNegatives(negatives)
+        return Mixture(stream, ratio, negatives)
+
+    def rows(self, members: Tensor) -> list[Tensor]:
+        """External rows first, then the hard negatives, for a batch of members ``[n, ...]``.
+
+        Raises:
+            StepError: there are no members, or the external rows do not look like them.
+            NonFiniteError: some rows hold NaN or infinity.
+        """
+        if len(members) == 0:
+            raise StepError("the audited model was called with an empty batch; skip it, or drop it in the loader")
+        external = self.stream.take(max(1, round(self.ratio * len(members)))).to(members.device)
+        alike = external.is_floating_point() == members.is_floating_point()
+        if external.shape[1:] != members.shape[1:] or not alike:
+            raise StepError(
+                f"external rows are {external.dtype} {tuple(external.shape[1:])}, members {members.dtype} "
+                f"{tuple(members.shape[1:])}; give both the same preprocessing"
+            )
+        external = external.to(members.dtype)
+        _refuse_broken("member", members)
+        _refuse_broken("external", external)
+        if self.negatives is None:
+            return [external]
+        with self.stream.own_randomness():
+            return [external, *self.negatives.rows(members, external)]
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values for the bundle."""
+        negatives = self.negatives
+        name = None if negatives is None else getattr(negatives.symmetry, "__name__", repr(negatives.symmetry))
+        return {
+            "ratio": self.ratio,
+            "negatives": name,
+            "negatives_of_members": negatives is not None and negatives.members,
+        }
+
+
+class _Endless(Sampler[list[int]]):
+    """Batches without end, each its number and its indices: one permutation a pass, every ``world``-th index of it."""
+
+    def __init__(self, pool: list[int], chunk: int, start: int, key: tuple[int, int, int]) -> None:
+        self._pool, self._chunk, self._start = pool, chunk, start
+        self._seed, self._rank, self._world = key
+
+    def __iter__(self) -> Iterator[list[int]]:
+        a_pass = len(range(self._rank, len(self._pool), self._world))
+        number, offset = divmod(self._start * self._chunk, a_pass)
+        batch = [self._start]
+        while True:
+            order = torch.randperm(len(self._pool), generator=_generator(self._seed, number)).tolist()
+            for i in order[self._rank :: self._world][offset:]:
+                batch.append(self._pool[i])
+                if len(batch) > self._chunk:
+                    yield batch
+                    batch = [batch[0] + 1]
+            number, offset = number + 1, 0
+
+
+class _Repeatable(Dataset[Any]):
+    """Each batch draws its random transforms from a seed of its own, so that a resumed stream repeats them."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self._dataset, self._seed = dataset, seed
+
+    def __getitems__(self, batch: list[int]) -> list[Any]:
+        number, *indices = batch
+        # In a worker process this is the only place that knows which batch is being made.
+        _seed_generators(self._seed, number)
+        fetch = getattr(self._dataset, "__getitems__", None)
+        return list(fetch(indices)) if fetch else [self._dataset[i] for i in indices]
+
+
+def _refuse_broken(role: str, rows: Tensor) -> None:
+    """Before the model sees them: batch statistics would carry NaN into every row and stay broken."""
+    broken = (~torch.isfinite(rows)).reshape(len(rows), -1).any(dim=1).nonzero().flatten().tolist()
+    if broken:
+        raise NonFiniteError(
+            f"{len(broken)} of {len(rows)} {role} rows of this batch hold NaN or infinity (rows {broken[:5]}); clean "
+            "the data, or its preprocessing"
+        )
+
+
+def _may_draw_any_row(loader: DataLoader[Any]) -> bool:
+    """Whether the loader is a dataset cut into batches, as opposed to a choice of its rows made by a sampler."""
+    whole = isinstance(loader.sampler, RandomSampler | SequentialSampler | DistributedSampler)
+    return whole and loader.batch_size is not None and is_map_style(loader.dataset)
+
+
+@contextmanager
+def isolated(*seeds: int) -> Iterator[None]:
+    """Random draws inside follow the seeds; the generators of torch (CPU), numpy and Python stay as they were."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  (users' transforms draw from it)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _seed_generators(*seeds)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+def _seed_generators(*seeds: int) -> None:
+    words = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(3)
+    torch.default_generator.manual_seed(int(words[0]))
+    np.random.seed(words[1])  # noqa: NPY002
+    random.seed(int(words[2]))
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 2_654_435_761 + number + 1) % 2**63)

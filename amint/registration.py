@@ -1,0 +1,99 @@
+"""Registration after training: the same head, trained on a frozen model with the list of its members.
+
+Shown all members, this is the passive counterpart of active MINT (a register). Shown only some members and judged on
+others, it is passive MINT in the sense of De Alcala et al. (2024): a different question, whether membership shows
+on members the head was never told about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amint.active import membership_loss
+from amint.audit import Audit
+from amint.batches import Source, batches_of, inputs_of
+from amint.errors import NonFiniteError, UsageError
+from amint.heads import new_head
+from amint.mixing import ExternalStream, Mixture, isolated
+from amint.negatives import HardNegatives
+from amint.taps import prefix
+
+__all__ = ["register"]
+
+
+def register(
+    model: nn.Module,
+    members: Source,
+    external: Source,
+    *,
+    split: str | Sequence[str] = "entry",
+    epochs: int = 30,
+    lr: float = 1e-3,
+    batch_size: int = 64,
+    ratio: float = 1.0,
+    negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> Audit:
+    """Train a MINT head on a frozen, already trained model.
+
+    Args:
+        model: the trained model; not changed in any way.
+        members: the rows it was trained on (all of them, for a register), as the model sees them when it is used. A
+            loader's own batches are used; datasets and tensors are shuffled.
+        external: rows that look like members and were not trained on.
+        split, ratio, negatives: as in :func:`amint.attach`.
+        epochs: passes over the members.
+        lr: initial learning rate of AdamW, falling to 0 along a cosine.
+        batch_size: members a step, for datasets and tensors.
+        seed: for the head's weights and all shuffling; the global random state is left alone.
+        progress: called after each epoch with its number (from 1) and its mean loss.
+
+    Returns:
+        An audit, to be calibrated and saved like one from :func:`amint.attach`.
+
+    Raises:
+        UsageError: nothing to train on, or bad arguments.
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+        raise UsageError(f"epochs, batch_size and lr must be positive, got {epochs=}, {batch_size=}, {lr=}")
+    mixture = Mixture.of(ExternalStream(external, seed), ratio, negatives)
+    points, head, shape = new_head(model, split, mixture.stream.example(), seed)
+    facts = {"method": "registered", **mixture.facts(), "epochs": epochs, "lr": lr}
+    audit = Audit(model, points, head, shape, facts)
+    loader = batches_of(members, batch_size, shuffle_seed=seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=lr)
+    device = audit.device
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for epoch in range(epochs):
+        losses = []
+        # A loader shuffles, and transforms draw, from the global generators.
+        with isolated(seed, epoch):
+            for batch in loader:
+                x = inputs_of(batch).to(device)
+                rows = mixture.rows(x)
+                audit.ledger.add("members", x)
+                audit.ledger.add("external", rows[0])
+                loss = membership_loss(head(prefix(model, audit.taps, torch.cat([x, *rows]))), len(x))
+                if not bool(torch.isfinite(loss)):
+                    raise NonFiniteError(
+                        f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+        if not losses:
+            raise UsageError(
+                "the members' loader yielded nothing; it must give the rows the model was trained on each time it is "
+                "iterated over (a generator gives them once: pass a DataLoader or a dataset)"
+            )
+        schedule.step()
+        if progress is not None:
+            progress(epoch + 1, sum(losses) / len(losses))
+    return audit

@@ -1,0 +1,175 @@
+"""Who plays which role: members, external, calibration; no sample may play two.
+
+Rows are recognised by their content: a 64-bit fingerprint of the very numbers the model is fed. Random
+augmentation changes those numbers, and then only what is really equal is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from amint.batches import Source, input_batches
+from amint.errors import RoleOverlapError, UsageError
+
+__all__ = ["Ledger", "Roles", "assign_roles", "check_disjoint", "fingerprints", "without"]
+
+# A fingerprint in a Python set takes about 60 bytes; this bounds the ledger to a few hundred megabytes.
+_MOST = 2_000_000
+
+
+def fingerprints(rows: Tensor) -> Tensor:
+    """A 64-bit number for the content of each row.
+
+    Args:
+        rows: ``[n, ...]``; compared as float32.
+
+    Returns:
+        int64 ``[n]``, equal for equal rows; two different rows agree with probability about 2**-64. It guards
+        against mistakes, not against somebody who searches for collisions.
+    """
+    flat = rows.detach().reshape(len(rows), -1).float().contiguous()
+    # -0.0 and 0.0 are equal numbers with different bits.
+    bits = (flat + 0.0).view(torch.int32).to(torch.int64)
+    mixed = bits * 0x2545F4914F6CDD1D
+    mixed = mixed ^ (mixed >> 29)
+    total: Tensor = (mixed * _weights(flat.shape[1]).to(flat.device)).sum(dim=1)
+    return total ^ (total >> 32)
+
+
+@lru_cache(maxsize=8)
+def _weights(size: int) -> Tensor:
+    generator = np.random.Generator(np.random.PCG64(0x616D696E74))
+    return torch.from_numpy(generator.integers(-(2**63), 2**63 - 1, size, dtype=np.int64) | 1)
+
+
+class Ledger:
+    """Remembers the fingerprints seen in each role and refuses a row in a second role.
+
+    The first two million different rows of a role are remembered.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[int]] = {}
+
+    def add(self, role: str, rows: Tensor) -> None:
+        """Note rows ``[n, ...]`` in a role.
+
+        Raises:
+            RoleOverlapError: some of them were seen in another role.
+        """
+        marks = fingerprints(rows).tolist()
+        for other, seen in self._seen.items():
+            twice = [i for i, mark in enumerate(marks) if mark in seen] if other != role else []
+            if twice:
+                raise RoleOverlapError(
+                    f"{len(twice)} of {len(marks)} rows given as {role} were already seen as {other} (rows "
+                    f"{twice[:5]} of this batch). A sample can play one role only; take them out of one of the two, "
+                    "for instance with amint.without(external, members)"
+                )
+        mine = self._seen.setdefault(role, set())
+        if len(mine) < _MOST:
+            mine.update(marks)
+
+    def count(self, role: str) -> int:
+        """How many different rows were seen in a role."""
+        return len(self._seen.get(role, ()))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Role -> int64 fingerprints."""
+        return {role: torch.tensor(sorted(seen), dtype=torch.int64) for role, seen in self._seen.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what was seen."""
+        self._seen = {role: set(marks.tolist()) for role, marks in state.items()}
+
+
+def check_disjoint(**roles: Source) -> dict[str, int]:
+    """Check that no row stands in two roles, for data at hand.
+
+    Args:
+        roles: role -> loader, dataset or tensor of rows, for example ``members=a, external=b, calibration=c``.
+
+    Returns:
+        role -> number of rows.
+
+    Raises:
+        RoleOverlapError: names each overlapping pair with the number of common rows and the first of them.
+    """
+    marks = {role: _marks(source) for role, source in roles.items()}
+    names = list(marks)
+    overlaps = []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            common = np.flatnonzero(np.isin(marks[second], marks[first]))
+            if len(common):
+                overlaps.append(
+                    f"{len(common)} of {len(marks[second])} {second} rows are also {first} (first at rows "
+                    f"{common[:5].tolist()} of {second})"
+                )
+    if overlaps:
+        raise RoleOverlapError(
+            "; ".join(overlaps) + ". A sample can play one role only; see amint.without and amint.assign_roles"
+        )
+    return {role: len(values) for role, values in marks.items()}
+
+
+def without(dataset: Any, *others: Source) -> Subset[Any]:
+    """The rows of a dataset that are in none of the others, by content, as a Subset.
+
+    Args:
+        dataset: a dataset with an index.
+        others: loaders, datasets or tensors whose rows are to be left out.
+    """
+    taken = np.concatenate([_marks(other) for other in others])
+    keep = np.flatnonzero(~np.isin(_marks(dataset), taken))
+    return Subset(dataset, keep.tolist())
+
+
+def _marks(source: Source) -> np.ndarray[Any, np.dtype[np.int64]]:
+    batches = [fingerprints(rows).cpu().numpy() for rows in input_batches(source)]
+    return np.concatenate(batches) if batches else np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Disjoint row numbers, each sorted, and the seed that gave them."""
+
+    members: tuple[int, ...]
+    external: tuple[int, ...]
+    calibration: tuple[int, ...]
+    unseen: tuple[int, ...]
+    seed: int
+
+
+def assign_roles(n: int, *, members: int, external: int, calibration: int, seed: int) -> Roles:
+    """Draw disjoint roles at random; what is left over is unseen.
+
+    A random draw is what makes calibration samples exchangeable with samples nothing was trained on, and that
+    is what the false-alarm guarantee rests on.
+
+    Args:
+        n: number of samples.
+        members, external, calibration: how many of each.
+        seed: recorded, so that the draw can be repeated and checked.
+
+    Raises:
+        UsageError: more samples asked for than there are.
+    """
+    sizes = (members, external, calibration)
+    if min(sizes) < 0 or sum(sizes) > n:
+        raise UsageError(
+            f"cannot draw {members} members + {external} external + {calibration} calibration = {sum(sizes)} rows "
+            f"out of {n}; ask for fewer"
+        )
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
+    parts = np.split(order, np.cumsum(sizes))
+    chosen = [tuple(int(i) for i in np.sort(part)) for part in parts]
+    return Roles(chosen[0], chosen[1], chosen[2], chosen[3], seed)

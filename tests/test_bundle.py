@@ -1,0 +1,255 @@
+import copy
+import random
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from audit_toys import PREPROCESSING, SHAPE, ToyNet, audit_of, images
+from torch import nn
+
+import amint
+from amint import bundle
+from amint.architecture import Architecture
+from amint.audit import load
+from amint.errors import BundleError, NonFiniteError, UsageError
+from amint.preprocessing import Preprocessing
+
+TOY = Architecture("import", "audit_toys:ToyNet", {})
+
+
+def assert_same(audit, loaded, n=3):
+    """Scores, outputs, weights and calibration equal to the last bit."""
+    x = images(n, shape=audit.input_shape, seed=11).to(next(audit.backbone.parameters()).dtype)
+    assert torch.equal(audit.score(x), loaded.score(x))
+    with torch.no_grad():
+        assert torch.equal(audit.backbone.eval()(x), loaded.backbone(x))
+    own, other = audit.backbone.state_dict(), loaded.backbone.state_dict()
+    assert list(own) == list(other)
+    assert all(torch.equal(own[name], other[name]) and own[name].dtype == other[name].dtype for name in own)
+    assert audit.calibrated() == loaded.calibrated()
+    assert (audit.points, audit.input_shape, audit.head.config) == (
+        loaded.points,
+        loaded.input_shape,
+        loaded.head.config,
+    )
+
+
+TIMM = {
+    "test_resnet": {"num_classes": 3},
+    "test_efficientnet": {"in_chans": 1, "num_classes": 10},
+    "test_convnext": {},
+    "test_vit": {},
+    "resnet10t": {"num_classes": 5, "in_chans": 4},
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_timm_models_describe_themselves(tmp_path, name, suffix):
+    model = timm.create_model(name, **TIMM[name])
+    audit = audit_of(model, split="entry", shape=(TIMM[name].get("in_chans", 3), 160, 160), calibration=4)
+    path = audit.save(tmp_path / f"model{suffix}")
+    assert path.is_file() == bool(suffix)
+    loaded = load(path)
+    assert type(loaded.backbone) is type(model)
+    assert_same(audit, loaded)
+
+
+def test_torchvision_models_are_named_by_the_caller(tmp_path):
+    model = torchvision.models.squeezenet1_1(num_classes=7)
+    audit = audit_of(model, split="entry", shape=(3, 64, 64), calibration=4)
+    architecture = Architecture("torchvision", "squeezenet1_1", {"num_classes": 7})
+    assert_same(audit, load(audit.save(tmp_path / "named", architecture=architecture)))
+    with pytest.raises(BundleError, match=r"does not say how to build its model; pass one: amint.load\(path, model="):
+        load(audit.save(tmp_path / "unnamed"))
+
+
+def test_models_of_the_caller_s_own_code(tmp_path):
+    audit = audit_of(ToyNet("GELU"))
+    path = audit.save(
+        tmp_path / "toy", architecture=Architecture("import", "audit_toys:ToyNet", {"activation": "GELU"})
+    )
+    assert_same(audit, load(path, allow_import=["audit_toys:ToyNet"]))
+    assert_same(audit, load(path, model=ToyNet("GELU")))
+    for allowed in ([], ["audit_toys"], ["audit_toys:audit_of"]):
+        with pytest.raises(
+            BundleError, match=r"code of its own, audit_toys:ToyNet\. If you trust it, allow it by name"
+        ):
+            load(path, allow_import=allowed)
+
+
+def test_a_model_that_the_caller_passes_is_filled_and_nothing_else(tmp_path):
+    audit = audit_of()
+    mine = ToyNet().train()
+    mine.entry.requires_grad_(False)
+    flags = [p.requires_grad for p in mine.parameters()]
+    loaded = load(audit.save(tmp_path / "toy"), model=mine)
+    assert loaded.backbone is mine
+    assert not mine.training
+    assert [p.requires_grad for p in mine.parameters()] == flags
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in mine.modules())
+    assert all(p.grad is None for p in [*mine.parameters(), *loaded.head.parameters()])
+    assert all(p.is_leaf for p in [*mine.parameters(), *loaded.head.parameters()])
+    assert not loaded.score(images(2)).requires_grad
+    assert_same(audit, loaded)
+
+
+class Tied(ToyNet):
+    def __init__(self):
+        super().__init__(width=3)
+        self.last = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1))
+        self.last[2].weight = self.last[0].weight
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    audit = audit_of(Tied())
+    loaded = load(audit.save(tmp_path / "tied"), model=Tied())
+    assert loaded.backbone.last[2].weight is loaded.backbone.last[0].weight
+    assert_same(audit, loaded)
+
+
+def test_weights_that_are_not_contiguous(tmp_path):
+    model = ToyNet().to(memory_format=torch.channels_last)
+    model.classifier.weight = nn.Parameter(torch.randn(16, 4).t())
+    assert not model.classifier.weight.is_contiguous()
+    assert not model.middle[0].weight.is_contiguous()
+    audit = audit_of(model)
+    loaded = load(audit.save(tmp_path / "a"), model=ToyNet())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.backbone.state_dict()[name])
+    # The layout in memory is not kept, and another one may be added up in another order.
+    torch.testing.assert_close(audit.score(images(5)), loaded.score(images(5)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [("toy", torch.float64), ("toy", torch.bfloat16), ("toy", torch.float16), ("test_resnet", torch.float64)],
+)
+def test_models_of_other_precision(tmp_path, name, dtype):
+    model = ToyNet() if name == "toy" else timm.create_model(name)
+    audit = audit_of(model.to(dtype), split=("entry", "middle") if name == "toy" else "entry", shape=(3, 64, 64))
+    loaded = load(audit.save(tmp_path / "a"), model=ToyNet() if name == "toy" else None)
+    assert {p.dtype for p in [*loaded.backbone.parameters(), *loaded.head.parameters()]} == {dtype}
+    assert_same(audit, loaded)
+
+
+def test_models_of_mixed_precision(tmp_path):
+    def mixed():
+        model = ToyNet()
+        model.classifier = nn.Sequential(nn.Linear(16, 4))
+        model.classifier.register_buffer("scale", torch.ones(3))
+        return model
+
+    model = mixed()
+    model.classifier.scale = torch.full((3,), 1 / 3, dtype=torch.float64)
+    loaded = load(audit_of(model).save(tmp_path / "a"), model=mixed())
+    assert loaded.backbone.classifier.scale.dtype == torch.float64
+    assert torch.equal(loaded.backbone.classifier.scale, model.classifier.scale)
+
+
+def test_a_model_in_training_is_saved_without_its_head(tmp_path):
+    model = ToyNet()
+    audit = amint.attach(model, external=images(20, seed=2), split=("entry", "middle"))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for x in images(12).split(4):
+        audit.loss(model(x).square().mean()).backward()
+        optimizer.step()
+    audit.calibrate(images(30, seed=3))
+    loaded = load(audit.save(tmp_path / "a"), model=ToyNet())
+    assert set(loaded.bundle.model_weights) == set(ToyNet().state_dict())
+    assert loaded.facts == audit.facts | {"members_seen": 12}
+    assert loaded.facts["method"] == "active"
+    assert_same(audit, loaded)
+
+
+def test_saving_and_loading_draw_no_random_numbers(tmp_path):
+    audit = audit_of(timm.create_model("test_vit"), split="entry", shape=(3, 160, 160), calibration=4)
+    torch.manual_seed(5)
+    random.seed(5)
+    before = torch.get_rng_state(), random.getstate()
+    load(audit.save(tmp_path / "a"))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+
+
+def test_the_bundle_says_what_it_holds(tmp_path):
+    audit = audit_of()
+    held = bundle.read(audit.save(tmp_path / "a", preprocessing=PREPROCESSING, architecture=TOY))
+    assert held.preprocessing == PREPROCESSING
+    assert held.architecture == TOY
+    assert held.points == audit.points
+    assert held.input_shape == SHAPE
+    assert held.manifest["facts"]["method"] == "toy"
+    assert held.manifest["libraries"]["torch"] == torch.__version__.split("+")[0]
+    assert np.array_equal(held.calibration.scores, audit.calibrated().scores)
+    assert len(held.sha256) == 64
+
+
+def test_the_architecture_must_be_this_model(tmp_path):
+    audit = audit_of(timm.create_model("test_resnet", num_classes=3), split="entry", shape=(3, 64, 64))
+    with pytest.raises(
+        UsageError, match=r"timm/test_resnet with {'num_classes': 4} is not this model: 2 weights differ"
+    ):
+        audit.save(tmp_path / "a", architecture=Architecture("timm", "test_resnet", {"num_classes": 4}))
+    with pytest.raises(BundleError, match=r"no classifier 'tset_resnet'; near names: \['test_resnet'"):
+        audit.save(tmp_path / "a", architecture=Architecture("timm", "tset_resnet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("difference", [{"act_layer": "gelu"}, {"global_pool": "max"}])
+def test_what_no_weight_shows_is_noticed_when_saving(tmp_path, difference):
+    model = timm.create_model("test_resnet", num_classes=3, **difference)
+    audit = audit_of(model, split="entry", shape=(3, 64, 64))
+    with pytest.raises(UsageError, match="has this model's weights but does not compute what it does"):
+        audit.save(tmp_path / "wrong", architecture=Architecture("timm", "test_resnet", {"num_classes": 3}))
+    named = Architecture("timm", "test_resnet", {"num_classes": 3, **difference})
+    assert_same(audit, load(audit.save(tmp_path / "named", architecture=named)))
+    # The model's own description lacks the difference, so it is not written down.
+    path = audit.save(tmp_path / "unnamed")
+    with pytest.raises(BundleError, match="does not say how to build its model"):
+        load(path)
+    assert_same(audit, load(path, model=copy.deepcopy(model)))
+
+
+@pytest.mark.parametrize("model", [ToyNet("GELU"), ToyNet("ELU"), ToyNet("Tanh")])
+def test_the_right_weights_in_another_architecture(tmp_path, model):
+    path = audit_of().save(tmp_path / "a")
+    with pytest.raises(BundleError, match=r"does not compute what the saved one did .* differs though its weights fit"):
+        load(path, model=model)
+
+
+def test_another_activation_behind_the_taps_is_noticed(tmp_path):
+    path = audit_of().save(tmp_path / "a")
+    other = ToyNet()
+    other.last[1] = nn.GELU()
+    with pytest.raises(BundleError, match=r"what the saved one did \(outputs "):
+        load(path, model=other)
+
+
+@pytest.mark.parametrize(
+    "model", [ToyNet(width=4), nn.Linear(3, 3), nn.Sequential(ToyNet()), timm.create_model("test_resnet")]
+)
+def test_weights_that_do_not_fit(tmp_path, model):
+    path = audit_of().save(tmp_path / "a")
+    with pytest.raises(BundleError, match=r"weights in .* do not fit this model"):
+        load(path, model=model)
+
+
+def test_a_model_that_gives_nan_is_not_saved(tmp_path):
+    audit = audit_of()
+    audit.backbone.classifier.weight.data.fill_(float("nan"))
+    audit.calibrate(images(5, seed=77))
+    with pytest.raises(NonFiniteError, match="outputs on random inputs are NaN"):
+        audit.save(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "preprocessing", [Preprocessing(size=(16, 17)), Preprocessing(size=(16, 16), channels=1), Preprocessing(channels=1)]
+)
+def test_preprocessing_must_make_the_model_s_inputs(tmp_path, preprocessing):
+    with pytest.raises(UsageError, match=r"the preprocessing makes inputs of .*, but the model takes 3 x 16 x 16"):
+        audit_of().save(tmp_path / "a", preprocessing=preprocessing)
+    assert list(tmp_path.iterdir()) == []

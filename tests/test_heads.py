@@ -1,0 +1,220 @@
+import copy
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from amint.errors import UsageError
+from amint.heads import (
+    HeadConfig,
+    MintHead,
+    TapSpec,
+    head_config,
+    head_weights,
+    load_head_weights,
+    new_head,
+    parameter_share,
+)
+from amint.split import TapPoint
+
+POINTS = {
+    "channels_first": TapPoint("map", (6, 9, 7), "channels_first", 0.1),
+    "channels_last": TapPoint("last", (9, 7, 6), "channels_last", 0.2),
+    "tokens": TapPoint("tokens", (21, 6), "tokens", 0.3),
+    "vector": TapPoint("vector", (6,), "vector", 0.4),
+}
+
+
+def head_for(*layouts, **sizes):
+    return MintHead(head_config([POINTS[layout] for layout in layouts], **sizes))
+
+
+def maps_for(head, n, positions=None):
+    def shape(tap):
+        at = tap.positions if positions is None else positions[: len(tap.positions)]
+        return (tap.channels, *at) if tap.layout == "channels_first" else (*at, tap.channels)
+
+    return [torch.randn(n, *shape(tap), requires_grad=True) for tap in head.config.taps]
+
+
+@pytest.mark.parametrize("layouts", [*([layout] for layout in POINTS), ["vector", "tokens"], list(POINTS)])
+def test_one_float_logit_a_sample_and_a_gradient_for_every_parameter_and_map(layouts):
+    head = head_for(*layouts).double()
+    maps = [m.detach().double().requires_grad_() for m in maps_for(head, 16)]
+    logits = head(maps)
+    assert logits.shape == (16,)
+    assert logits.dtype == torch.float32
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in head.parameters())
+    assert all(m.grad.flatten(1).abs().amax(1).min() > 0 for m in maps)
+    # Samples do not see each other.
+    assert torch.allclose(head([m[3:5] for m in maps]), logits[3:5], rtol=1e-6)
+
+
+def test_the_layout_only_says_where_the_channels_are():
+    first, last = head_for("channels_first"), head_for("channels_last")
+    load_head_weights(last, head_weights(first))
+    (x,) = maps_for(first, 4)
+    torch.testing.assert_close(first([x]), last([x.permute(0, 2, 3, 1)]))
+    assert first.config.taps[0].positions == last.config.taps[0].positions == (9, 7)
+
+
+def test_pooling_looks_for_a_detail_anywhere():
+    head = head_for("tokens", pool=1)
+    (x,) = maps_for(head, 4)
+    torch.testing.assert_close(head([x]), head([x[:, torch.randperm(21)]]))
+    ordered = head_for("tokens", pool=4)
+    assert not torch.allclose(ordered([x]), ordered([x.flip(1)]))
+
+
+@pytest.mark.parametrize("layout, positions", [("channels_first", (1, 1)), ("channels_last", (2, 3)), ("tokens", (3,))])
+def test_maps_smaller_than_the_pool(layout, positions):
+    tap = TapSpec(layout, 5, positions)
+    head = MintHead(HeadConfig((tap,), (32,), pool=4))
+    assert head(maps_for(head, 3)).isfinite().all()
+    assert head.branches[0].dense.in_features == 32 * torch.Size(positions).numel()
+
+
+@pytest.mark.parametrize("positions", [(30, 20), (1, 1)])
+def test_inputs_of_another_size_than_the_split_was_resolved_with(positions):
+    head = head_for("channels_first", "tokens")
+    assert head(maps_for(head, 3, positions)).isfinite().all()
+
+
+def test_sizes_scale_with_the_tapped_channels():
+    channels = (1, 8, 32, 64, 128, 512)
+    configs = [head_config([TapPoint("t", (c, 8, 8), "channels_first", 0.5)]) for c in channels]
+    assert [config.width for config in configs] == [(32,), (32,), (32,), (64,), (128,), (128,)]
+    sizes = [sum(p.numel() for p in MintHead(config).parameters()) for config in configs]
+    assert sizes == sorted(set(sizes))
+    assert head_config([POINTS["vector"], POINTS["tokens"]]).width == (32, 32)
+
+
+def test_samples_of_more_dimensions_are_refused():
+    with pytest.raises(UsageError, match=r"'video' gives 4-dimensional samples \(3, 4, 5, 6\)"):
+        head_config([POINTS["vector"], TapPoint("video", (3, 4, 5, 6), "vector", 0.5)])
+
+
+sizes = st.integers(1, 40)
+axes = {"channels_first": 2, "channels_last": 2, "tokens": 1, "vector": 0}
+specs = st.sampled_from(sorted(axes)).flatmap(
+    lambda layout: st.builds(TapSpec, st.just(layout), sizes, st.tuples(*[sizes] * axes[layout]))
+)
+configs = st.lists(specs, min_size=1, max_size=3).flatmap(
+    lambda taps: st.builds(HeadConfig, st.just(tuple(taps)), st.tuples(*[sizes] * len(taps)), st.integers(1, 6), sizes)
+)
+
+
+@given(configs)
+def test_a_configuration_survives_json_and_gives_the_same_head(config):
+    again = HeadConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert again == config
+    head = MintHead(config)
+    load_head_weights(MintHead(again), head_weights(head))
+    assert head([m.detach() for m in maps_for(head, 2)]).shape == (2,)
+
+
+def edited(path, value):
+    data = json.loads(json.dumps(head_for("channels_first", "tokens").config.to_json()))
+    *way, last = path
+    place = data
+    for key in way:
+        place = place[key]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+NONSENSE = [
+    *(
+        edited([field], value)
+        for field in ("pool", "hidden")
+        for value in (0, -1, 2.5, "4", True, None, 10**9, KeyError)
+    ),
+    *(edited(["width"], value) for value in ([], [32], [32, 32, 32], [32, "32"], [0, 32], 32, "32", KeyError)),
+    *(edited(["taps"], value) for value in ([], {}, None, [None, None], "ab", KeyError)),
+    *(edited(["taps", 0, "channels"], value) for value in (0, -3, 1.5, "3", None, True, 10**9, KeyError)),
+    *(
+        edited(["taps", 0, "positions"], value)
+        for value in ([], [4], [4, 4, 4], [0, 4], [4, -4], ["4", 4], 4, KeyError)
+    ),
+    *(edited(["taps", 1, "layout"], value) for value in ("channels_first", "vector", "voxels", 1, None, [], KeyError)),
+    edited(["depth"], 3),
+    edited(["taps", 0, "stride"], 2),
+    {},
+    None,
+    [],
+    "head",
+]
+
+
+@pytest.mark.parametrize("data", NONSENSE, ids=lambda data: str(data)[:120])
+def test_nonsense_is_not_a_configuration(data):
+    with pytest.raises(UsageError, match="not a description of a MINT head"):
+        HeadConfig.from_json(data)
+
+
+def test_a_description_cannot_ask_for_a_head_that_fills_the_memory():
+    # Each size alone is allowed; built, the weights would take 150 GB.
+    data = HeadConfig((TapSpec("channels_first", 65_536, (4, 4)),), (65_536,)).to_json()
+    with pytest.raises(UsageError, match=r"it would have 3\d,\d+,\d+,\d+ parameters"):
+        HeadConfig.from_json(data)
+    assert HeadConfig.from_json(data | {"width": [32]}).width == (32,)
+
+
+def test_the_share_is_of_the_models_own_parameters():
+    head, model = nn.Linear(4, 3), nn.Linear(9, 10)
+    assert parameter_share(head, model) == 15 / 100
+    model.add_module("mint_head", head)
+    assert parameter_share(head, model) == 15 / 100
+    assert parameter_share(head, nn.ReLU()) == 15
+
+
+def test_weights_are_copies_and_only_fit_the_same_head():
+    head, other = head_for("tokens"), head_for("tokens")
+    weights = head_weights(head)
+    assert all(not torch.equal(p, weights[name]) for name, p in other.named_parameters() if "norm" not in name)
+    load_head_weights(other, weights)
+    with torch.no_grad():
+        next(head.parameters()).add_(1)
+    assert all(torch.equal(p, weights[name]) for name, p in other.named_parameters())
+    before = copy.deepcopy(head_weights(other))
+    for wrong in (
+        {},
+        weights | {"more": torch.zeros(1)},
+        {name: w for name, w in weights.items() if name != "join.0.bias"},
+        weights | {"join.0.bias": torch.zeros(1)},
+    ):
+        with pytest.raises(UsageError, match="another MINT head; they differ in"):
+            load_head_weights(other, wrong)
+    assert all(torch.equal(w, before[name]) for name, w in head_weights(other).items())
+
+
+def model():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+
+
+def test_a_new_head_depends_on_the_seed_alone_and_leaves_the_random_state_alone():
+    backbone, example = model(), torch.randn(2, 1, 8, 8)
+    state = torch.get_rng_state()
+    points, head, shape = new_head(backbone, "entry", example, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    _, again, _ = new_head(backbone, "entry", example, seed=3)
+    _, other, _ = new_head(backbone, "entry", example, seed=4)
+    assert [p.name for p in points] == ["0", "1"]
+    assert shape == (1, 8, 8)
+    assert all(torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(head.join[0].weight, other.join[0].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_new_head_has_the_models_precision(dtype):
+    _, head, _ = new_head(model().to(dtype), ["1"], torch.randn(2, 1, 8, 8), seed=0)
+    assert {p.dtype for p in head.parameters()} == {dtype}
+    assert head([torch.randn(2, 8, 6, 6, dtype=dtype)]).dtype == torch.float32
