@@ -184,6 +184,7 @@ class Auditable(Audit):
         """Take hooks and head off again and return the model; scoring and saving still work."""
         self._hooks.remove()
         self._take_away()
+        self.mixture.stream.release()
         return self.backbone
 
     def state_dict(self) -> dict[str, Any]:

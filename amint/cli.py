@@ -46,7 +46,6 @@ def main(tokens: Sequence[str] | None = None) -> None:
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        _err.print("interrupted")
         sys.exit(130)
 
 
@@ -154,7 +153,7 @@ def inspect(bundle: Path, /) -> None:
     }
     if architecture is not None:
         rows["model"] = f"{architecture.library}/{architecture.name} {dict(architecture.arguments)}"
-    table = Table(title=_plain(bundle), show_header=False)
+    table = Table(Column(), Column(overflow="fold"), title=_plain(bundle), show_header=False)
     for name, value in (rows | {f"training: {name}": value for name, value in manifest["facts"].items()}).items():
         table.add_row(_plain(name), _plain(value))
     _out.print(table)
@@ -212,7 +211,7 @@ def _table(verdict: Verdict, most: int) -> Table:
     table = Table(Column("file", overflow="fold"), *numbers, Column("verdict", no_wrap=True), box=box.SIMPLE)
     for item in by_rank(verdict.items)[:most]:
         name = Text.assemble(_plain(item.path), (f"\n{_plain(item.note)}" if item.note else "", "dim"))
-        score = "" if item.score is None else f"{item.score:.2f}"
+        score = "" if item.score is None else f"{item.score:.3f}"
         p_values = ["" if p is None else f"{p:.2g}" for p in (item.p_value, item.adjusted)]
         table.add_row(name, score, *p_values, item.decision)
     if len(verdict.items) > most:

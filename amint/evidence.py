@@ -134,7 +134,7 @@ class Verdict:
 
     @property
     def _rate(self) -> str:
-        return f"{100 * self.alpha:g} %"
+        return f"{100 * self.alpha:g}%"
 
     def to_json(self) -> str:
         """One JSON object, numbers exact."""

@@ -160,8 +160,10 @@ class _Branch(nn.Module):
         self.norm = nn.GroupNorm(1, tap.channels)
         cells = 1
         if tap.layout in ("channels_first", "channels_last"):
-            self.first: nn.Module = nn.Conv2d(tap.channels, width, 3, padding=1)
-            side = tuple(min(config.pool, p) for p in tap.positions)
+            # Large maps cost most of a step; about twice the pooled side is kept, and no position is skipped.
+            stride = tuple(min(3, max(1, p // (2 * config.pool))) for p in tap.positions)
+            self.first: nn.Module = nn.Conv2d(tap.channels, width, 3, (stride[0], stride[1]), padding=1)
+            side = tuple(min(config.pool, (p - 1) // s + 1) for p, s in zip(tap.positions, stride, strict=True))
             self.pool: nn.Module = nn.AdaptiveMaxPool2d((side[0], side[1]))
             cells = side[0] * side[1]
         elif tap.layout == "tokens":

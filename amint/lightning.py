@@ -157,7 +157,7 @@ class ActiveMint(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log how well members can be told apart."""
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
+        if trainer.state.fn == "fit":
             self._log_curves(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -117,63 +117,39 @@ class ExternalStream:
         """Go on where a stream of the same source and seed had stopped."""
         self._taken, self._buffer, self._batches = int(state["taken"]), [], None
 
+    def release(self) -> None:
+        """Let worker processes go; the stream goes on as if nothing had happened when rows are next taken from it."""
+        self.load_state_dict(self.state_dict())
+
     def _next(self) -> Tensor:
         if self._batches is None:
-            self._batches = self._from_index() if self._indexed else self._from_iterable()
+            self._batches = self._open()
         try:
             return next(self._batches)
-        except AmintError:
-            raise
         except Exception as error:
+            # A generator that failed is spent; the next attempt starts from a new one.
+            self.release()
+            if isinstance(error, AmintError):
+                raise
             raise UsageError(
                 f"reading the external data failed: {error}. Its rows must be tensors of one shape; see the cause above"
             ) from error
 
-    def _options(self) -> dict[str, Any]:
-        names = ("collate_fn", "num_workers", "pin_memory", "worker_init_fn", "multiprocessing_context")
-        return {name: getattr(self._loader, name) for name in names} if self._loader is not None else {}
-
-    def _from_index(self) -> Iterator[Tensor]:
+    def _open(self) -> Iterator[Tensor]:
+        # What is returned must not refer to this stream: worker processes of an iterator that is part of a reference
+        # cycle end only after a timeout.
+        if not self._indexed:
+            return _passes(self._source, self._chunk, self._taken, (self._seed, self._rank, self._world))
         start, drop = divmod(self._taken, self._chunk)
         sampler = _Endless(self._pool, self._chunk, start, (self._seed, self._rank, self._world))
         dataset = _Repeatable(self._dataset, self._seed)
         generator = torch.Generator().manual_seed(self._seed)
-        for batch in DataLoader(dataset, batch_sampler=sampler, generator=generator, **self._options()):
-            yield inputs_of(batch)[drop:]
-            drop = 0
+        loader = DataLoader(dataset, batch_sampler=sampler, generator=generator, **self._options())
+        return (rows[drop:] if i == 0 else rows for i, rows in enumerate(map(inputs_of, loader)))
 
-    def _from_iterable(self) -> Iterator[Tensor]:
-        number, drop = 0, self._taken
-        while True:
-            rows_of_pass = mine_of_pass = 0
-            for batch in self._one_pass(number):
-                rows = inputs_of(batch)
-                mine = rows[(self._rank - rows_of_pass) % self._world :: self._world]
-                rows_of_pass += len(rows)
-                mine_of_pass += len(mine)
-                skip = min(drop, len(mine))
-                drop -= skip
-                if len(mine) > skip:
-                    yield mine[skip:]
-            if mine_of_pass == 0:
-                raise UsageError(
-                    "the external loader yielded nothing; it must give rows each time it is iterated over "
-                    "(a generator gives them once: pass a DataLoader or a dataset)"
-                )
-            passed, drop = divmod(drop, mine_of_pass)
-            number += 1 + passed
-
-    def _one_pass(self, number: int) -> Iterator[Any]:
-        """One pass over a plain iterable; each batch draws its random transforms from a seed of its own."""
-        _seed_generators(self._seed, number, 0)
-        batches = iter(batches_of(self._source, self._chunk))
-        for position in itertools.count(1):
-            _seed_generators(self._seed, number, position)
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            yield batch
+    def _options(self) -> dict[str, Any]:
+        names = ("collate_fn", "num_workers", "pin_memory", "worker_init_fn", "multiprocessing_context")
+        return {name: getattr(self._loader, name) for name in names} if self._loader is not None else {}
 
 
 @dataclass(frozen=True)
@@ -273,6 +249,43 @@ class _Repeatable(Dataset[Any]):
         _seed_generators(self._seed, number)
         fetch = getattr(self._dataset, "__getitems__", None)
         return list(fetch(indices)) if fetch else [self._dataset[i] for i in indices]
+
+
+def _passes(source: Source, chunk: int, taken: int, key: tuple[int, int, int]) -> Iterator[Tensor]:
+    """A plain iterable again and again, from a position on, every ``world``-th row of it."""
+    seed, rank, world = key
+    number, drop = 0, taken
+    while True:
+        rows_of_pass = mine_of_pass = 0
+        for batch in _one_pass(source, chunk, seed, number):
+            rows = inputs_of(batch)
+            mine = rows[(rank - rows_of_pass) % world :: world]
+            rows_of_pass += len(rows)
+            mine_of_pass += len(mine)
+            skip = min(drop, len(mine))
+            drop -= skip
+            if len(mine) > skip:
+                yield mine[skip:]
+        if mine_of_pass == 0:
+            raise UsageError(
+                "the external loader yielded nothing; it must give rows each time it is iterated over "
+                "(a generator gives them once: pass a DataLoader or a dataset)"
+            )
+        passed, drop = divmod(drop, mine_of_pass)
+        number += 1 + passed
+
+
+def _one_pass(source: Source, chunk: int, seed: int, number: int) -> Iterator[Any]:
+    """One pass over a plain iterable; each batch draws its random transforms from a seed of its own."""
+    _seed_generators(seed, number, 0)
+    batches = iter(batches_of(source, chunk))
+    for position in itertools.count(1):
+        _seed_generators(seed, number, position)
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        yield batch
 
 
 def _refuse_broken(role: str, rows: Tensor) -> None:

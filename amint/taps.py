@@ -9,7 +9,7 @@ to the deepest tap and no further.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -26,7 +26,7 @@ class _Reached(BaseException):
 
 @contextmanager
 def observing(modules: Mapping[str, nn.Module], seen: Callable[[str, nn.Module, Any], Any]) -> Iterator[None]:
-    """Call ``seen(name, module, output)`` after each forward pass of each module; what it returns replaces the output."""
+    """Call ``seen(name, module, output)`` after each pass of each module; what it returns replaces the output."""
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         return lambda module, _, output: seen(name, module, output)
@@ -83,11 +83,8 @@ def prefix(backbone: nn.Module, taps: Mapping[str, nn.Module], x: Tensor) -> lis
             raise _Reached
         return output.clone()
 
-    with evaluating(backbone), torch.no_grad(), _eagerly(), observing(taps, keep):
-        try:
-            backbone(x)
-        except _Reached:
-            pass
+    with evaluating(backbone), torch.no_grad(), _eagerly(), observing(taps, keep), suppress(_Reached):
+        backbone(x)
     missing = [name for name in taps if name not in maps]
     if missing:
         raise StepError(f"the taps {missing} did not run in the model's forward pass; resolve the split again")
@@ -181,7 +178,7 @@ class TrainingHooks:
 
         return tap
 
-    def _after(self, backbone: nn.Module, _args: Any, output: Any) -> None:
+    def _after(self, *_: Any) -> None:
         if self._members is not None and len(self._maps) < len(self._names):
             missing = [name for name in self._names if name not in self._maps]
             raise StepError(

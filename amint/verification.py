@@ -126,13 +126,14 @@ def _files(reader: ImageFolderReader, items: list[Evidence], progress: Progress 
 
 def _tensors(source: Source, items: list[Evidence], batch_size: int, progress: Progress | None) -> Iterator[Tensor]:
     for x in input_batches(source, batch_size):
+        first = len(items)
         broken = (~x.isfinite()).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
         if broken:
             raise InputError(
-                f"{len(broken)} of {len(x)} submitted rows hold NaN or infinity, first row {len(items) + broken[0]}; "
+                f"{len(broken)} of {len(x)} submitted rows hold NaN or infinity, first row {first + broken[0]}; "
                 "leave them out"
             )
-        items.extend(Evidence(f"row {len(items) + i}", "cannot tell") for i in range(len(x)))
+        items.extend(Evidence(f"row {first + i}", "cannot tell") for i in range(len(x)))
         yield x
         if progress is not None:
             progress(len(items), 0)

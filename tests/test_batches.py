@@ -3,7 +3,7 @@ from collections import UserDict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -80,6 +80,7 @@ def test_every_source_gives_its_rows_in_order_and_no_random_number_is_drawn(sour
         assert torch.equal(before, torch.get_rng_state())
 
 
+@settings(deadline=None)
 @given(n=st.integers(0, 30), size=st.integers(1, 40))
 def test_batches_have_the_size_asked_for(n, size):
     sizes = [len(batch) for batch in input_batches(torch.zeros(n, 2), size)]

@@ -37,11 +37,10 @@ def assert_same(audit, loaded, n=3):
 
 
 TIMM = {
-    "test_resnet": {"num_classes": 3},
+    "test_resnet": {"num_classes": 3, "in_chans": 4},
     "test_efficientnet": {"in_chans": 1, "num_classes": 10},
     "test_convnext": {},
     "test_vit": {},
-    "resnet10t": {"num_classes": 5, "in_chans": 4},
 }
 
 
@@ -133,6 +132,22 @@ def test_models_of_other_precision(tmp_path, name, dtype):
     loaded = load(audit.save(tmp_path / "a"), model=ToyNet() if name == "toy" else None)
     assert {p.dtype for p in [*loaded.backbone.parameters(), *loaded.head.parameters()]} == {dtype}
     assert_same(audit, loaded)
+
+
+class WithTable(ToyNet):
+    """A constant that no state dict holds, as of relative positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.eye(16) / 3, persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) @ self.table[:4, :4]
+
+
+def test_constants_outside_the_state_dict_take_the_precision_too(tmp_path):
+    audit = audit_of(WithTable().double())
+    assert_same(audit, load(audit.save(tmp_path / "a"), model=WithTable()))
 
 
 def test_models_of_mixed_precision(tmp_path):

@@ -271,7 +271,7 @@ LOADS_NOTHING_ELSE = """
 import sys
 seen = []
 sys.addaudithook(lambda event, args: seen.append((event, args)) if event in ("pickle.find_class", "exec") else None)
-import amint.audit, amint.bundle, audit_toys, timm, torchvision
+import amint.audit, amint.bundle, audit_toys
 seen.clear()
 amint.audit.load(sys.argv[1], model=audit_toys.ToyNet())
 amint.bundle.read(sys.argv[1])

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amint.errors import NonFiniteError, StepError, UsageError
@@ -14,6 +14,7 @@ def mixture(ratio=1.0, negatives=None, rows=ROWS):
     return Mixture.of(ExternalStream(rows), ratio, negatives)
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 40), ratio=st.floats(0.001, 5))
 def test_any_ratio_at_any_batch_size(n, ratio):
     (external,) = mixture(ratio).rows(torch.zeros(n, 1, 4, 4))

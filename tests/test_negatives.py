@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -12,6 +12,7 @@ shapes = st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(1, 6), st.i
 pictures = shapes.flatmap(lambda shape: arrays("float32", shape, elements=st.integers(0, 9).map(float)))
 
 
+@settings(deadline=None)
 @given(x=pictures.map(torch.from_numpy))
 def test_horizontal_flip(x):
     turned = horizontal_flip(x)
@@ -28,6 +29,7 @@ def shifted(picture, down, right):
     return picture[:, rows][:, :, columns]
 
 
+@settings(deadline=None)
 @given(x=pictures.map(torch.from_numpy))
 def test_one_pixel_shift_moves_each_image_one_way(x):
     moved = one_pixel_shift(x)

@@ -69,6 +69,7 @@ def test_detaching_restores_everything(make, split):
     scores, outputs = audit.score(X), copy.deepcopy(model).eval()(X)
     assert audit.detach() is model
     assert torch.equal(scores, audit.score(X))
+    assert list(audit.head.state_dict()) == [name for name, _ in audit.head.named_parameters()]
     assert torch.equal(outputs, copy.deepcopy(model).eval()(X))
     assert traces(model) == before
     assert list(model.state_dict()) == keys

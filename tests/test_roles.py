@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,6 +17,7 @@ def marks(rows, dtype=torch.float32):
     return fingerprints(torch.tensor(rows, dtype=dtype)).tolist()
 
 
+@settings(deadline=None)
 @given(a=pixels, b=pixels)
 def test_equal_exactly_if_the_rows_are(a, b):
     one, other = marks([a, b])
@@ -24,6 +25,7 @@ def test_equal_exactly_if_the_rows_are(a, b):
     assert marks([a])[0] == one
 
 
+@settings(deadline=None)
 @given(a=pixels, order=st.permutations(range(6)), signs=st.lists(st.sampled_from([1, -1]), min_size=6, max_size=6))
 def test_order_and_signs_count(a, order, signs):
     moved, flipped = [a[i] for i in order], [x * s for x, s in zip(a, signs, strict=True)]
@@ -32,14 +34,17 @@ def test_order_and_signs_count(a, order, signs):
     assert (other == original) == (flipped == a)
 
 
+@settings(deadline=None)
 @given(a=pixels, i=st.integers(0, 5))
 def test_the_smallest_change_counts(a, i):
     changed = np.float32(a)
-    changed[i] = np.nextafter(changed[i], np.float32(np.inf))
+    with np.errstate(over="ignore"):
+        changed[i] = np.nextafter(changed[i], np.float32(np.inf))
     assume(np.isfinite(changed[i]))
     assert len(set(marks([a, changed.tolist()]))) == 2
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.integers(0, 255), min_size=4, max_size=4))
 def test_numbers_count_and_not_their_type_or_shape(values):
     rows = torch.tensor([values], dtype=torch.uint8)
@@ -67,8 +72,9 @@ def structured():
     for value in (1.0, 2.0, 255.0, 0.5, -1.0, 1 / 255):
         yield lit(torch.arange(576)[:, None], [value])
     pairs = torch.triu_indices(576, 576, 1).T
-    for values in ([3.0, 7.0], [1.0, -1.0]):
-        yield from (lit(part, values) for part in pairs[:80_000].split(4096))
+    yield from (lit(part, [3.0, 7.0]) for part in pairs[:40_000].split(4096))
+    # Nothing but signs differs here: a sum of weighted bits would see only half a fingerprint.
+    yield from (1 - lit(part, [2.0, 2.0]) for part in pairs.split(4096))
     constant = torch.cat([torch.arange(-20_000, 0), torch.arange(1, 20_001)])
     yield from (part[:, None].expand(-1, 576) for part in (constant / 8192).split(4096))
     triples = torch.cartesian_prod(*[torch.arange(300.0, 330.0)] * 3)
@@ -130,6 +136,7 @@ def test_overlaps_are_counted_and_named():
     }
 
 
+@settings(deadline=None)
 @given(
     own=st.lists(st.integers(0, 9), max_size=12),
     taken=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=3),
@@ -143,6 +150,7 @@ def test_without_leaves_out_exactly_the_others_rows(own, taken):
         check_disjoint(left=left, **{f"taken {k}": x[rows] for k, rows in enumerate(taken[:1])})
 
 
+@settings(deadline=None)
 @given(n=st.integers(0, 200), data=st.data(), seed=st.integers(0, 2**32))
 def test_roles_are_disjoint_covering_and_reproducible(n, data, seed):
     sizes = {}

@@ -201,6 +201,13 @@ def test_layers_listed_in_one_container_are_stages_of_their_own():
     assert entry[-1].cost < 0.5
 
 
+def test_blocks_inside_one_module_that_does_all_the_work_are_stages():
+    shape, make = ODD["transformer"]
+    points = tap_points(make(), torch.randn(2, *shape))
+    assert [p.name for p in points] == ["0.layers.0", "0.layers.1", "0.layers.2"]
+    assert {p.layout for p in points} == {"tokens"}
+
+
 def test_names_come_back_from_shallow_to_deep():
     shape, make = ODD["residual"]
     x = torch.randn(2, *shape)

@@ -27,11 +27,11 @@ ARCHITECTURES = [
     case("timm", "mobilenetv3_small_100", 64, "blocks.", "0 1", "2 3", "4 5"),
     case("timm", "resnet18", 32, "layer", "1 2", "2 3", "3 4"),
     case("timm", "resnet18", 64, "layer", "1 2", "2 3", "3 4", in_chans=1),
-    case("timm", "resnet50", 64, "layer", "1 2", "2 3", "3 4"),
+    case("timm", "resnet50", 64, "layer", "1 2", "2 3", "3 4", marks=slow),
     case("timm", "resnet101", 64, "layer", "1 2", "2 3", "3 4", marks=slow),
     case("timm", "densenet121", 64, "features.", *dense),
     case("timm", "legacy_xception", 64, "", "block1 block2", "block11 block12", "conv3 conv4"),
-    case("timm", "xception41", 64, "", "stem.0 stem.1", "blocks.0 blocks.1", "blocks.11 blocks.12"),
+    case("timm", "xception41", 64, "", "stem.0 stem.1", "blocks.0 blocks.1", "blocks.11 blocks.12", marks=slow),
     case("timm", "efficientnet_b0", 64, "blocks.", "0 1", "2 3", "5 6"),
     case("timm", "efficientnetv2_rw_t", 64, "blocks.", "0 1", "2 3", "4 5", marks=slow),
     case("timm", "convnext_atto", 64, "stages.", "0 1", "1 2", "2 3"),
@@ -43,7 +43,7 @@ ARCHITECTURES = [
     case("torchvision", "densenet121", 64, "features.", *dense, marks=slow),
     case("torchvision", "efficientnet_b0", 64, "features.", "0 1", "3 4", "7 8"),
     case("torchvision", "vit_b_16", 224, "encoder.layers.encoder_layer_", "0 1", "5 6", "10 11", marks=slow),
-    case("torchvision", "swin_t", 64, "features.", "1 3", "3 5", "5 7"),
+    case("torchvision", "swin_t", 64, "features.", "1 3", "3 5", "5 7", marks=slow),
     case("torchvision", "convnext_tiny", 64, "features.", "1 3", "3 5", "5 7"),
 ]
 
