@@ -175,7 +175,7 @@ def test_inspect_says_what_is_in_it(run, bundle, tmp_path):
     status, out, _ = run("inspect", other)
     assert status == 0
     said = " ".join(out.replace("│", " ").split())
-    assert "[red]:cat:" in said
+    assert "[red]:cat:" in said.replace(" ", "")  # a long path wraps
     assert "passed by the caller" in said
     assert "none: only tensors can be verified" in said
 
