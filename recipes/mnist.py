@@ -23,6 +23,8 @@ from torch import Tensor, nn
 import amint
 from amint.datasets import mnist
 
+HEAD_LR = 2e-3
+
 
 def prepared(images: Tensor) -> Tensor:
     """uint8 ``[n, 1, 28, 28]`` -> float32 ``[n, 1, 32, 32]``, zero border, mean and deviation of MNIST."""
@@ -41,10 +43,17 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
 def train(
     model: nn.Module, x: Tensor, y: Tensor, epochs: int, lr: float, batch: int, audit: amint.Auditable | None
 ) -> None:
-    """The usual loop; with an audit, one line differs."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
+    """The usual loop; with an audit, the head gets an optimizer of its own and one line differs."""
+    head = set() if audit is None else set(audit.head.parameters())
+    trunk = [p for p in model.parameters() if p not in head]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.SGD(trunk, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    ]
+    if audit is not None:
+        optimizers.append(torch.optim.AdamW(audit.head.parameters(), HEAD_LR, weight_decay=0.01))
     whole = len(x) // batch * batch  # a short last batch would spoil the batch statistics
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * whole // batch)
+    steps = epochs * whole // batch
+    schedules = [torch.optim.lr_scheduler.OneCycleLR(o, o.param_groups[0]["lr"], steps) for o in optimizers]
     generator = torch.Generator().manual_seed(0)
     for _ in track(range(epochs), "plain" if audit is None else "audited", transient=True):
         model.train()
@@ -52,10 +61,11 @@ def train(
             loss = F.cross_entropy(model(x[rows]), y[rows])
             if audit is not None:
                 loss = audit.loss(loss)
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.backward()
-            optimizer.step()
-            schedule.step()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
 
 
 def main(
@@ -70,7 +80,7 @@ def main(
     mint: float = 1.0,
     ratio: float = 2.0,
     trunk_gradient: float = 1.0,
-    lr: float = 2e-3,
+    lr: float = 0.05,
     batch: int = 32,
     seed: int = 0,
     device: str = "cpu",
@@ -109,20 +119,17 @@ def main(
     row = {
         "arch": arch,
         "split": [point.name for point in audit.points],
-        "members": members,
-        "external": external,
-        "calibration": calibration,
-        "epochs": epochs,
+        **{"members": members, "external": external, "calibration": calibration, "epochs": epochs},
         "plain_accuracy": accuracy(plain, unseen, answers),
         "audited_accuracy": accuracy(audited, unseen, answers),
         **{name: round(m.value, 4) for name, m in measured.items()},
+        "mint_loss": round(float(audit.last.mint), 4) if audit.last else None,
         "head_parameter_share": round(audit.parameter_share, 4),
         "seconds": round(time.perf_counter() - began),
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "row.json").write_text(json.dumps(row, indent=1))
     audit.save(out / "model.amint")
-    print(json.dumps(row, indent=1))
     return row
 
 

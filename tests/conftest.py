@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-# Two workers share two cores; more threads a worker only make them wait for each other.
+# Two workers share two cores; more threads a worker, or a process that a test starts, only wait for each other.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
