@@ -119,7 +119,10 @@ def main(
     row = {
         "arch": arch,
         "split": [point.name for point in audit.points],
-        **{"members": members, "external": external, "calibration": calibration, "epochs": epochs},
+        "members": members,
+        "external": external,
+        "calibration": calibration,
+        "epochs": epochs,
         "plain_accuracy": accuracy(plain, unseen, answers),
         "audited_accuracy": accuracy(audited, unseen, answers),
         **{name: round(m.value, 4) for name, m in measured.items()},
