@@ -160,7 +160,8 @@ class _Branch(nn.Module):
         self.norm = nn.GroupNorm(1, tap.channels)
         cells = 1
         if tap.layout in ("channels_first", "channels_last"):
-            # Large maps cost most of a step; about twice the pooled side is kept, and no position is skipped.
+            # Large maps cost most of a step, so about twice the pooled side is kept; windows of 3 leave out at most the
+            # last row and column, and only at stride 3.
             stride = tuple(min(3, max(1, p // (2 * config.pool))) for p in tap.positions)
             self.first: nn.Module = nn.Conv2d(tap.channels, width, 3, (stride[0], stride[1]), padding=1)
             side = tuple(min(config.pool, (p - 1) // s + 1) for p, s in zip(tap.positions, stride, strict=True))
