@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from amint import bundle
-from amint.architecture import Architecture, describe, differences
+from amint.architecture import Architecture
 from amint.batches import Source, input_batches
 from amint.calibration import Calibration
 from amint.errors import BundleError, NonFiniteError, UsageError
 from amint.heads import MintHead, parameter_share
 from amint.metrics import Measurement, summary
 from amint.preprocessing import Preprocessing
+from amint.rebuilding import alike, described, fill, first_outputs, like_weights, shown_weight
 from amint.roles import Ledger
 from amint.split import TapPoint, tap_modules
 from amint.taps import evaluating, prefix
@@ -83,8 +83,8 @@ class Audit:
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
             UsageError: the model cannot take inputs of this shape.
         """
-        x = _like_weights(self.backbone, x)
-        weight = _weight(self.backbone)
+        x = like_weights(self.backbone, x)
+        weight = shown_weight(self.backbone)
         self.head.to(weight.device, weight.dtype)
         with evaluating(self.head), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             try:
@@ -190,77 +190,17 @@ class Audit:
             calibration=self.calibrated(),
             facts={"members_seen": self.ledger.count("members"), **self.facts},
             preprocessing=preprocessing,
-            architecture=self._described(architecture),
+            architecture=described(self.backbone, architecture, self.input_shape),
             input_shape=self.input_shape,
             measure=self._measure,
         )
 
-    def _described(self, given: Architecture | None) -> Architecture | None:
-        """The architecture if it gives this very model again: a bundle must not turn out unusable years later."""
-        with torch.random.fork_rng(devices=[]):
-            architecture = given or describe(self.backbone)
-            if architecture is None or architecture.library == "import":
-                return architecture
-            model = architecture.build()
-            differing = differences(architecture, self.backbone)
-        name = f"{architecture.library}/{architecture.name} with {dict(architecture.arguments)}"
-        if differing:
-            raise UsageError(
-                f"{name} is not this model: {len(differing)} weights differ, first {differing[0]!r}. Name the "
-                "arguments it was made with"
-            )
-        _fill(model, self.backbone.state_dict())
-        x = bundle.probe_input(self.input_shape)
-        if _alike(_outputs(self.backbone, x), _outputs(model, x), model):
-            return architecture
-        if given is None:
-            return None
-        raise UsageError(
-            f"{name} has this model's weights but does not compute what it does: an activation or a pooling may "
-            "differ. Name the arguments it was made with"
-        )
-
     def _measure(self, x: Tensor) -> dict[str, list[float]]:
         """What a rebuilt model must reproduce on the probe: its MINT logits and its first outputs."""
-        found = {"scores": self.score(x).tolist(), "outputs": _outputs(self.backbone, x)}
+        found = {"scores": self.score(x).tolist(), "outputs": first_outputs(self.backbone, x)}
         if not np.isfinite(found["outputs"]).all():
             raise NonFiniteError("the model's outputs on random inputs are NaN or infinite; look at its weights")
         return found
-
-
-def _outputs(model: nn.Module, x: Tensor) -> list[float]:
-    with evaluating(model), torch.no_grad():
-        leaves = tree_leaves(model(_like_weights(model, x)))
-    values: list[float] = next(leaf for leaf in leaves if isinstance(leaf, Tensor)).flatten()[:16].tolist()
-    return values
-
-
-def _like_weights(model: nn.Module, x: Tensor) -> Tensor:
-    weight = _weight(model)
-    return x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
-
-
-def _weight(model: nn.Module) -> Tensor:
-    """One that shows the model's device and precision."""
-    return next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-
-
-def _fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights in the precision they were saved in, which is not always the one the model was built in."""
-    floating = [weight.dtype for weight in weights.values() if weight.is_floating_point()]
-    if floating:
-        model.to(floating[0])
-    for name, own in model.state_dict(keep_vars=True).items():
-        if name in weights:
-            own.data = own.data.to(weights[name].dtype)
-    model.load_state_dict(dict(weights))
-
-
-def _alike(expected: Sequence[float], found: Sequence[float], model: nn.Module) -> bool:
-    # Devices and library versions round differently; another activation function differs by far more.
-    rounding = torch.finfo(_weight(model).dtype).eps
-    tolerance = max(0.01, 8 * rounding) * max(map(abs, expected)) + 1e-5
-    return len(expected) == len(found) and np.allclose(expected, found, rtol=0, atol=tolerance)
 
 
 def load(path: str | Path, *, model: nn.Module | None = None, allow_import: Collection[str] = ()) -> Audit:
@@ -287,13 +227,13 @@ def load(path: str | Path, *, model: nn.Module | None = None, allow_import: Coll
             model = contents.architecture.build(allow_import)
     # A model that does not fit may raise anything in its forward pass.
     try:
-        _fill(model, contents.model_weights)
+        fill(model, contents.model_weights)
         audit = Audit(model, contents.points, _head(contents), contents.input_shape, contents.manifest["facts"])
         found = audit._measure(bundle.probe_input(contents.input_shape))
     except Exception as error:
         raise BundleError(f"the weights in {path} do not fit this model: {str(error)[:500]}") from error
     for name, expected in contents.manifest["probe"].items():
-        if not _alike(expected, found[name], model):
+        if not alike(expected, found[name], model):
             raise BundleError(
                 f"the model rebuilt from {path} does not compute what the saved one did ({name} {found[name][:2]} "
                 f"instead of {expected[:2]}); its architecture differs though its weights fit"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -23,9 +20,11 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from amint.batches import Source, batches_of, inputs_of, is_map_style
+from amint.batches import Source, inputs_of, is_map_style
 from amint.errors import AmintError, NonFiniteError, StepError, UsageError
 from amint.negatives import HardNegatives
+from amint.passes import passes
+from amint.seeding import isolated, seed_generators, seeded
 
 __all__ = ["ExternalStream", "Mixture"]
 
@@ -68,7 +67,7 @@ class ExternalStream:
         self.n_reserved = 0
         self._pool: list[int] = []
         if self._indexed:
-            order = torch.randperm(len(self._dataset), generator=_generator(seed, -1)).tolist()
+            order = torch.randperm(len(self._dataset), generator=seeded(seed, -1)).tolist()
             self.n_reserved = min(reserve, len(order) // 2)
             self._pool = sorted(order[self.n_reserved :])
             if len(self._pool) < world:
@@ -78,7 +77,7 @@ class ExternalStream:
                 )
         if self.n_reserved:
             kept = Subset(self._dataset, sorted(order[: self.n_reserved]))
-            self.reserved = DataLoader(kept, self._chunk, generator=_generator(seed, -1), **self._options())
+            self.reserved = DataLoader(kept, self._chunk, generator=seeded(seed, -1), **self._options())
         self._taken = 0
         self._buffer: list[Tensor] = []
         self._batches: Iterator[Tensor] | None = None
@@ -139,7 +138,7 @@ class ExternalStream:
         # What is returned must not refer to this stream: worker processes of an iterator that is part of a reference
         # cycle end only after a timeout.
         if not self._indexed:
-            return _passes(self._source, self._chunk, self._taken, (self._seed, self._rank, self._world))
+            return passes(self._source, self._chunk, self._taken, (self._seed, self._rank, self._world))
         start, drop = divmod(self._taken, self._chunk)
         sampler = _Endless(self._pool, self._chunk, start, (self._seed, self._rank, self._world))
         dataset = _Repeatable(self._dataset, self._seed)
@@ -228,7 +227,7 @@ class _Endless(Sampler[list[int]]):
         number, offset = divmod(self._start * self._chunk, a_pass)
         batch = [self._start]
         while True:
-            order = torch.randperm(len(self._pool), generator=_generator(self._seed, number)).tolist()
+            order = torch.randperm(len(self._pool), generator=seeded(self._seed, number)).tolist()
             for i in order[self._rank :: self._world][offset:]:
                 batch.append(self._pool[i])
                 if len(batch) > self._chunk:
@@ -246,46 +245,9 @@ class _Repeatable(Dataset[Any]):
     def __getitems__(self, batch: list[int]) -> list[Any]:
         number, *indices = batch
         # In a worker process this is the only place that knows which batch is being made.
-        _seed_generators(self._seed, number)
+        seed_generators(self._seed, number)
         fetch = getattr(self._dataset, "__getitems__", None)
         return list(fetch(indices)) if fetch else [self._dataset[i] for i in indices]
-
-
-def _passes(source: Source, chunk: int, taken: int, key: tuple[int, int, int]) -> Iterator[Tensor]:
-    """A plain iterable again and again, from a position on, every ``world``-th row of it."""
-    seed, rank, world = key
-    number, drop = 0, taken
-    while True:
-        rows_of_pass = mine_of_pass = 0
-        for batch in _one_pass(source, chunk, seed, number):
-            rows = inputs_of(batch)
-            mine = rows[(rank - rows_of_pass) % world :: world]
-            rows_of_pass += len(rows)
-            mine_of_pass += len(mine)
-            skip = min(drop, len(mine))
-            drop -= skip
-            if len(mine) > skip:
-                yield mine[skip:]
-        if mine_of_pass == 0:
-            raise UsageError(
-                "the external loader yielded nothing; it must give rows each time it is iterated over "
-                "(a generator gives them once: pass a DataLoader or a dataset)"
-            )
-        passed, drop = divmod(drop, mine_of_pass)
-        number += 1 + passed
-
-
-def _one_pass(source: Source, chunk: int, seed: int, number: int) -> Iterator[Any]:
-    """One pass over a plain iterable; each batch draws its random transforms from a seed of its own."""
-    _seed_generators(seed, number, 0)
-    batches = iter(batches_of(source, chunk))
-    for position in itertools.count(1):
-        _seed_generators(seed, number, position)
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        yield batch
 
 
 def _refuse_broken(role: str, rows: Tensor) -> None:
@@ -302,27 +264,3 @@ def _may_draw_any_row(loader: DataLoader[Any]) -> bool:
     """Whether the loader is a dataset cut into batches, as opposed to a choice of its rows made by a sampler."""
     whole = isinstance(loader.sampler, RandomSampler | SequentialSampler | DistributedSampler)
     return whole and loader.batch_size is not None and is_map_style(loader.dataset)
-
-
-@contextmanager
-def isolated(*seeds: int) -> Iterator[None]:
-    """Random draws inside follow the seeds; the generators of torch (CPU), numpy and Python stay as they were."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  (users' transforms draw from it)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            _seed_generators(*seeds)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-
-
-def _seed_generators(*seeds: int) -> None:
-    words = np.random.SeedSequence([seed % 2**64 for seed in seeds]).generate_state(3)
-    torch.default_generator.manual_seed(int(words[0]))
-    np.random.seed(words[1])  # noqa: NPY002
-    random.seed(int(words[2]))
-
-
-def _generator(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 2_654_435_761 + number + 1) % 2**63)

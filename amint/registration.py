@@ -18,8 +18,9 @@ from amint.audit import Audit
 from amint.batches import Source, batches_of, inputs_of
 from amint.errors import NonFiniteError, UsageError
 from amint.heads import new_head
-from amint.mixing import ExternalStream, Mixture, isolated
+from amint.mixing import ExternalStream, Mixture
 from amint.negatives import HardNegatives
+from amint.seeding import isolated
 from amint.taps import prefix
 
 __all__ = ["register"]

@@ -18,10 +18,12 @@ TRAINING = {
     "lightning",
     "mixing",
     "negatives",
+    "passes",
     "placement",
     "randomness",
     "reach",
     "registration",
+    "seeding",
 }
 AUDIT = {"attacks", "signals", "targets", "verification"}
 EDGES = {"cli", "datasets", "demo", "readers", "report"}
@@ -36,6 +38,7 @@ SHARED = ARRAYS | {
     "heads",
     "meters",
     "preprocessing",
+    "rebuilding",
     "roles",
     "split",
     "taps",
