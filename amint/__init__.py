@@ -23,14 +23,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from amint.active import Auditable, attach
     from amint.architecture import Architecture
-    from amint.audit import Audit, load
+    from amint.attack_results import Comparison
+    from amint.audit import Audit
     from amint.balance import Balance, NormalisedByFirst, NormalisedByRunningMean, Weighted
     from amint.calibration import Calibration
+    from amint.commitments import Commitment, check_proof, check_roles, commit, prove
+    from amint.comparison import compare
     from amint.errors import AmintError
     from amint.evidence import Evidence, Verdict
+    from amint.fleet import Fleet
+    from amint.gate import check_gate
     from amint.lightning import ActiveMint
+    from amint.loading import load
+    from amint.lower_bound import epsilon_lower_bound, one_run_audit
     from amint.negatives import HardNegatives, horizontal_flip, one_pixel_shift
     from amint.preprocessing import Preprocessing
+    from amint.readers import ImageFiles
+    from amint.references import train_references
     from amint.registration import register
     from amint.report import write_report
     from amint.roles import assign_roles, check_disjoint, without
@@ -46,8 +55,12 @@ _HOMES = {
     "Auditable": "active",
     "Balance": "balance",
     "Calibration": "calibration",
+    "Commitment": "commitments",
+    "Comparison": "attack_results",
     "Evidence": "evidence",
+    "Fleet": "fleet",
     "HardNegatives": "negatives",
+    "ImageFiles": "readers",
     "NormalisedByFirst": "balance",
     "NormalisedByRunningMean": "balance",
     "Preprocessing": "preprocessing",
@@ -56,11 +69,20 @@ _HOMES = {
     "assign_roles": "roles",
     "attach": "active",
     "check_disjoint": "roles",
+    "check_gate": "gate",
+    "check_proof": "commitments",
+    "check_roles": "commitments",
+    "commit": "commitments",
+    "compare": "comparison",
+    "epsilon_lower_bound": "lower_bound",
     "horizontal_flip": "negatives",
-    "load": "audit",
+    "load": "loading",
     "one_pixel_shift": "negatives",
+    "one_run_audit": "lower_bound",
+    "prove": "commitments",
     "register": "registration",
     "tap_points": "split",
+    "train_references": "references",
     "verify": "verification",
     "without": "roles",
     "write_report": "report",
@@ -76,8 +98,12 @@ __all__ = [
     "Auditable",
     "Balance",
     "Calibration",
+    "Commitment",
+    "Comparison",
     "Evidence",
+    "Fleet",
     "HardNegatives",
+    "ImageFiles",
     "NormalisedByFirst",
     "NormalisedByRunningMean",
     "Preprocessing",
@@ -86,11 +112,20 @@ __all__ = [
     "assign_roles",
     "attach",
     "check_disjoint",
+    "check_gate",
+    "check_proof",
+    "check_roles",
+    "commit",
+    "compare",
+    "epsilon_lower_bound",
     "horizontal_flip",
     "load",
     "one_pixel_shift",
+    "one_run_audit",
+    "prove",
     "register",
     "tap_points",
+    "train_references",
     "verify",
     "without",
     "write_report",

@@ -7,28 +7,31 @@ members (training data) and external data.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amint.accounting import Accounting
 from amint.audit import Audit
 from amint.balance import Balance, NormalisedByFirst, Weighted
 from amint.batches import Source
 from amint.calibration import Calibration
+from amint.commitments import Commitment, announced, check_same
 from amint.errors import NonFiniteError, StepError, UsageError
 from amint.heads import head_weights, load_head_weights, new_head
+from amint.losses import membership_loss, scaled_gradient, what_is_not_finite
 from amint.metrics import Measurement, summary
 from amint.mixing import ExternalStream, Mixture
 from amint.negatives import HardNegatives
 from amint.placement import check_attachable, place
 from amint.reach import Reach
 from amint.taps import TrainingHooks, prefix
+from amint.tolerance import Tolerance
 
 __all__ = ["Auditable", "StepLosses", "attach", "membership_loss"]
 
@@ -50,11 +53,13 @@ def attach(
     balance: Balance | None = None,
     ratio: float = 1.0,
     negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
+    tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
     trunk_gradient: float = 1.0,
     seed: int = 0,
     rank: int = 0,
     world: int = 1,
     monitor: int = 0,
+    commitment: Commitment | Mapping[str, Any] | None = None,
 ) -> Auditable:
     """Make a model auditable while it trains. Call it before the optimizer is made and before torch.compile.
 
@@ -66,12 +71,16 @@ def attach(
             ``trunk_gradient=0`` leaves them nothing in common.
         ratio: external rows per member row, above 0.
         negatives: a symmetry of the domain, or :class:`HardNegatives`, for further "not a member" rows.
+        tolerance: a random change, such as :class:`amint.tolerance.Reencoding`, under which the head has to know
+            members still; doubles the rows that go up to the taps.
         trunk_gradient: how much of the MINT loss's gradient enters the audited model: 1 as in the paper, 0 not at all;
             at 0 the model trains exactly as it would without amint (with a balance that leaves the task loss as it is,
             and no common limit on the norm of all gradients).
         seed: for the head's weights and the order of the external rows.
         rank, world: this process among several.
         monitor: external rows kept away from the head, and member rows remembered, for :meth:`Auditable.monitor`.
+        commitment: from :func:`amint.commitments.commit`, or its public part; goes into the bundle, and its root into
+            the log (logger "amint").
 
     Returns:
         The audit; call ``audit.loss(task_loss)`` once a step.
@@ -87,9 +96,12 @@ def attach(
         balance = NormalisedByFirst() if trunk_gradient > 0 else Weighted()
     if isinstance(balance, type) or not isinstance(balance, Balance):
         raise UsageError(f"balance must be an object with a method combine(task, mint), got {balance!r}")
-    mixture = Mixture.of(ExternalStream(external, seed, rank, world, monitor), ratio, negatives)
+    mixture = Mixture.of(ExternalStream(external, seed, rank, world, monitor), ratio, negatives, tolerance)
     points, head, shape = new_head(model, split, mixture.stream.example(), seed)
-    return Auditable(Audit(model, points, head, shape), mixture, balance, trunk_gradient)
+    promised = {} if commitment is None else {"commitment": announced(commitment, quietly=rank > 0)}
+    audit = Auditable(Audit(model, points, head, shape), mixture, balance, trunk_gradient)
+    audit.facts.update(promised)
+    return audit
 
 
 class Auditable(Audit):
@@ -103,6 +115,7 @@ class Auditable(Audit):
         recent: the members of the latest steps, in batches, for :meth:`monitor`; clear it to start anew.
         mixture: where the "not a member" rows come from.
         balance: how the two losses become one.
+        accounting: counts, among the facts, the updates of the model that the head saw and those that it did not.
     """
 
     def __init__(self, audit: Audit, mixture: Mixture, balance: Balance, trunk_gradient: float) -> None:
@@ -115,12 +128,15 @@ class Auditable(Audit):
         }
         super().__init__(audit.backbone, audit.points, audit.head, audit.input_shape, facts)
         self.mixture, self.balance, self._trunk_gradient = mixture, balance, trunk_gradient
-        self._step: tuple[Tensor, int] | None = None
+        # Logits of members, their views and the others; numbers of members and of views.
+        self._step: tuple[Tensor, int, int] | None = None
+        self._views = 0
         self.recent: deque[Tensor] = deque()
         self.last: StepLosses | None = None
         self._take_away = place(self.backbone, self.head)
         self._reach = Reach(self.backbone, self.head, through_trunk=trunk_gradient > 0)
         self._hooks = TrainingHooks(self.backbone, self.taps, self._more_rows, self._reached)
+        self.accounting = Accounting(self.backbone, self.facts)
 
     def loss(self, task: Tensor) -> Tensor:
         """The loss to call ``backward`` on: the task's and the MINT head's, balanced.
@@ -138,14 +154,15 @@ class Auditable(Audit):
                 "audit.loss() found no training forward pass of the audited model: call model(x) in training mode, "
                 "with gradients, once before each audit.loss()"
             )
-        (logits, members), self._step = self._step, None
+        (logits, members, views), self._step = self._step, None
         if task.numel() != 1:
             raise UsageError(f"audit.loss() needs one scalar loss, got shape {tuple(task.shape)}; average it first")
-        mint = membership_loss(logits, members)
+        mint = membership_loss(logits, members + views)
         total = self.balance.combine(task, mint)
         if not bool(torch.isfinite(total)):
-            raise NonFiniteError(_what_is_not_finite(task, mint, logits, members))
+            raise NonFiniteError(what_is_not_finite(task, mint, logits, members, views))
         self._reach.confirm()
+        self.accounting.loss()
         self.last = StepLosses(task.detach(), mint.detach(), total.detach())
         self.facts["steps"] += 1
         return total
@@ -182,6 +199,7 @@ class Auditable(Audit):
 
     def detach(self) -> nn.Module:
         """Take hooks and head off again and return the model; scoring and saving still work."""
+        self.accounting.close()
         self._hooks.remove()
         self._take_away()
         self.mixture.stream.release()
@@ -195,22 +213,31 @@ class Auditable(Audit):
             "balance": getattr(self.balance, "state_dict", dict)(),
             "ledger": self.ledger.state_dict(),
             "steps": self.facts["steps"],
+            "accounting": self.accounting.state_dict(),
+            "commitment": self.facts.get("commitment"),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave, into an audit attached with the same arguments."""
+        """Restore what :meth:`state_dict` gave, into an audit attached with the same arguments.
+
+        Raises:
+            UsageError: the run was started with another commitment, or with none.
+        """
+        check_same(state["commitment"], self.facts.get("commitment"))
         load_head_weights(self.head, state["head"])
         self.mixture.stream.load_state_dict(state["stream"])
         if hasattr(self.balance, "load_state_dict"):
             self.balance.load_state_dict(state["balance"])
         self.ledger.load_state_dict(state["ledger"])
         self.facts["steps"] = state["steps"]
+        self.accounting.load_state_dict(state["accounting"])
         self._step = None
 
-    def calibrate(self, nonmembers: Source) -> Calibration:
+    def calibrate(self, nonmembers: Source, *, by_class: bool = False) -> Calibration:
         """See :meth:`Audit.calibrate`; first checks that training reached the head at all."""
         self._reach.confirm()
-        return super().calibrate(nonmembers)
+        self.accounting.settle()
+        return super().calibrate(nonmembers, by_class=by_class)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _more_rows(self, x: Tensor) -> Tensor | None:
@@ -224,14 +251,17 @@ class Auditable(Audit):
                 "the audited model was called in training mode without gradients; call model.eval() first, or put the "
                 "pass under `with audit.paused():`"
             )
+        self.accounting.forward()
         rows = self.mixture.rows(x)
+        views = self.mixture.views(x)
         self.ledger.add("members", x)
         self.ledger.add("external", rows[0])
         self._remember(x)
+        self._views = len(views)
         if self._trunk_gradient > 0:
-            return torch.cat(rows)
+            return torch.cat([views, *rows])
         # A pass of its own leaves batch statistics, and so the model, as they would be without amint.
-        self._reached(prefix(self.backbone, self.taps, torch.cat([x, *rows])), len(x))
+        self._reached(prefix(self.backbone, self.taps, torch.cat([x, views, *rows])), len(x))
         return None
 
     def _remember(self, members: Tensor) -> None:
@@ -243,51 +273,5 @@ class Auditable(Audit):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _reached(self, maps: Sequence[Tensor], members: int) -> None:
-        scaled = [_scaled_gradient(x, self._trunk_gradient) for x in maps]
-        self._step = (self.head(self._reach.watch(scaled)), members)
-
-
-def membership_loss(logits: Tensor, members: int) -> Tensor:
-    """Binary cross-entropy of membership logits, members and non-members weighted alike.
-
-    Args:
-        logits: ``[n]``, the members' first.
-        members: how many of them are members, between 1 and n - 1.
-
-    Returns:
-        A scalar: the mean of the members' mean loss and the others' mean loss (the MINT loss of arXiv 2509.07879,
-        section 3, for any ratio of the two).
-    """
-    inside, outside = logits[:members], logits[members:]
-    return (F.softplus(-inside).mean() + F.softplus(outside).mean()) / 2
-
-
-class _Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return grads[0] * ctx.factor, None
-
-
-def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
-    result: Tensor = x if factor == 1 or not x.requires_grad else _Scaled.apply(x, factor)
-    return result
-
-
-def _what_is_not_finite(task: Tensor, mint: Tensor, logits: Tensor, members: int) -> str:
-    if not bool(torch.isfinite(task)):
-        return (
-            f"the task loss is {task.item()}; look for NaN or infinity in this batch's inputs, or lower the "
-            "learning rate"
-        )
-    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
-    whose = [f"member row {i}" if i < members else f"external row {i - members}" for i in broken[:3]]
-    where = ", ".join(whose) or "the balance of the two losses"
-    return (
-        f"the MINT loss is {mint.item()} and the balanced loss is not finite (first cause: {where}); look for NaN or "
-        "infinity in these inputs, or lower the learning rate"
-    )
+        scaled = [scaled_gradient(x, self._trunk_gradient) for x in maps]
+        self._step = (self.head(self._reach.watch(scaled)), members, self._views)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,25 @@ from torch import Tensor, nn
 
 from amint import bundle
 from amint.architecture import Architecture
-from amint.batches import Source, input_batches
+from amint.batches import Source, batches_of, input_batches, inputs_of
+from amint.blind import FEATURES, blind_features
 from amint.calibration import Calibration
-from amint.errors import BundleError, NonFiniteError, UsageError
+from amint.controls import blind_baseline
+from amint.errors import NonFiniteError, UsageError
 from amint.heads import MintHead, parameter_share
 from amint.metrics import Measurement, summary
 from amint.preprocessing import Preprocessing
-from amint.rebuilding import alike, described, fill, first_outputs, like_weights, shown_weight
-from amint.roles import Ledger
+from amint.reading import Reading, predictions
+from amint.rebuilding import described, first_outputs, like_weights, shown_weight
+from amint.records import CalibrationRecords, TrainingRecords, perceptual_hashes
+from amint.roles import Ledger, fingerprints
 from amint.split import TapPoint, tap_modules
 from amint.taps import evaluating, prefix
 
-__all__ = ["Audit", "load"]
+__all__ = ["Audit"]
+
+_ROWS = 16
+_MOST_MEMBERS = 20_000
 
 
 class Audit:
@@ -37,6 +45,8 @@ class Audit:
         head: tapped maps -> membership logit.
         input_shape: one input without the batch dimension.
         calibration: scores of known non-members, or None before :meth:`calibrate`.
+        records: what else is known of the calibration samples, row by row, or None before :meth:`calibrate`.
+        training: what is kept of training, for the controls.
         facts: how the head came about, plain JSON values, kept in the bundle.
         bundle: what it was loaded from, or None.
     """
@@ -55,6 +65,8 @@ class Audit:
         self.input_shape = tuple(input_shape)
         self.taps = tap_modules(backbone, [point.name for point in points])
         self.calibration: Calibration | None = None
+        self.records: CalibrationRecords | None = None
+        self.training = TrainingRecords()
         self.facts: dict[str, Any] = dict(facts or {})
         self.ledger = Ledger()
         self.bundle: bundle.Bundle | None = None
@@ -83,26 +95,28 @@ class Audit:
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
             UsageError: the model cannot take inputs of this shape.
         """
-        x = like_weights(self.backbone, x)
-        weight = shown_weight(self.backbone)
-        self.head.to(weight.device, weight.dtype)
-        with evaluating(self.head), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            try:
-                logits: Tensor = self.head(prefix(self.backbone, self.taps, x))
-            except RuntimeError as error:
-                if tuple(x.shape[1:]) == self.input_shape:
-                    raise
-                raise UsageError(
-                    f"the model does not take inputs of shape {tuple(x.shape[1:])}; it was audited on inputs of shape "
-                    f"{self.input_shape}, batch dimension first"
-                ) from error
-        broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
-        if broken:
-            raise NonFiniteError(
-                f"{len(broken)} of {len(logits)} scores are not finite (rows {broken[:5]}); look for NaN or infinity "
-                "in these inputs, or in the model's weights"
-            )
+        logits = self._logits(x)
+        _refuse_broken(logits)
         return logits
+
+    def read(self, x: Tensor) -> Reading:
+        """What a verification reads of inputs ``[n, ...]``, the same for a row whatever rows come with it.
+
+        Raises:
+            NonFiniteError, UsageError: as :meth:`score`.
+        """
+        # Kernels choose another order of summation for another batch size, so that size is always the same.
+        parts = []
+        for rows in x.split(_ROWS):
+            padded = torch.cat([rows, rows[-1:].expand(_ROWS - len(rows), *rows.shape[1:])])
+            parts.append((self._logits(padded)[: len(rows)], predictions(self.backbone, padded, len(rows))))
+        logits = torch.cat([part for part, _ in parts])
+        _refuse_broken(logits)
+        scores = logits.double().cpu().numpy()
+        predicted = [found for _, found in parts if found is not None]
+        if len(predicted) < len(parts):
+            return Reading(scores)
+        return Reading(scores, *(np.concatenate(column) for column in zip(*predicted, strict=True)))
 
     def scores(self, source: Source) -> np.ndarray[Any, np.dtype[np.float64]]:
         """MINT logits of a loader, dataset or tensor of rows, float64 ``[n]``, in order.
@@ -115,23 +129,44 @@ class Audit:
             raise UsageError("there is nothing to score: the loader yielded no batch")
         return np.concatenate(parts)
 
-    def calibrate(self, nonmembers: Source) -> Calibration:
+    def calibrate(self, nonmembers: Source, *, by_class: bool = False) -> Calibration:
         """Score known non-members that nothing was trained on; their scores turn any score into a p-value.
 
         Args:
-            nonmembers: loader, dataset or tensor of rows; neither members nor external rows.
+            nonmembers: loader, dataset or tensor of rows, or :class:`amint.ImageFiles`; neither members nor external
+                rows. Mappings may hold ``properties`` ``[n, p]`` of the files beside the inputs.
+            by_class: compare submitted samples with calibration samples of the class that the model predicts for them,
+                where every class has enough (:mod:`amint.conditional`).
 
         Raises:
             RoleOverlapError: some rows were seen as members or external rows.
             UsageError: the source yields nothing.
         """
         parts = []
-        for x in input_batches(nonmembers):
+        for batch in batches_of(nonmembers, 256):
+            x = inputs_of(batch)
             self.ledger.add("calibration", x)
-            parts.append(self.score(x).double().cpu().numpy())
+            reading = self.read(x)
+            properties = batch.get("properties") if isinstance(batch, Mapping) else None
+            parts.append(
+                CalibrationRecords(
+                    scores=reading.scores,
+                    marks=fingerprints(x).cpu().numpy(),
+                    blind=blind_features(x).numpy(),
+                    hashes=perceptual_hashes(x),
+                    confidence=reading.confidence,
+                    classes=reading.classes,
+                    properties=None if properties is None else np.asarray(properties, np.float64),
+                )
+            )
         if not parts:
             raise UsageError("the calibration data is empty; pass known non-members that nothing was trained on")
-        self.calibration = Calibration(np.concatenate(parts))
+        records = CalibrationRecords.joined(parts)
+        if by_class and records.classes is None:
+            raise UsageError("by_class needs a classifier, a model that gives logits [n, classes]")
+        self.records = records
+        self.facts["by_class"] = by_class
+        self.calibration = Calibration(records.scores)
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
         return self.calibration
 
@@ -143,6 +178,9 @@ class Audit:
             nonmembers: rows never shown to anything: neither members, external nor calibration rows.
             alpha: false-alarm rate of the calibrated threshold used for the balanced accuracy.
 
+        The figures, with their intervals, and the members' scores go into the bundle, which can then say how many
+        samples a verdict on this model needs.
+
         Returns:
             "auroc", "balanced_accuracy", "tpr_at_fpr_0.1", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001".
 
@@ -152,7 +190,13 @@ class Audit:
         threshold = self.calibrated().threshold(alpha)
         inside, outside = self.scores(members), self.scores(nonmembers)
         labels = np.r_[np.ones(len(inside), bool), np.zeros(len(outside), bool)]
-        return summary(np.r_[inside, outside], labels, threshold)
+        measured = summary(np.r_[inside, outside], labels, threshold)
+        self.training = replace(self.training, member_scores=inside[:_MOST_MEMBERS])
+        self.facts["evaluation"] = {"alpha": alpha} | {
+            name: {"value": m.value, "low": m.interval.low, "high": m.interval.high, "n": [m.n_members, m.n_nonmembers]}
+            for name, m in measured.items()
+        }
+        return measured
 
     def calibrated(self) -> Calibration:
         """The calibration, or UsageError if there is none."""
@@ -187,15 +231,57 @@ class Audit:
             backbone=self.backbone,
             head=self.head,
             points=self.points,
-            calibration=self.calibrated(),
-            facts={"members_seen": self.ledger.count("members"), **self.facts},
+            records=self._recorded(),
+            training=self.trained(),
+            facts={"members_seen": self.ledger.count("members"), **self.facts, "controls": self.training_controls()},
             preprocessing=preprocessing,
             architecture=described(self.backbone, architecture, self.input_shape),
             input_shape=self.input_shape,
-            measure=self._measure,
+            measure=self.measure,
         )
 
-    def _measure(self, x: Tensor) -> dict[str, list[float]]:
+    def training_controls(self) -> list[dict[str, Any]]:
+        """Controls of training, as plain values: can members and external data be told apart without any model?"""
+        members, external = (self.ledger.sketch.column(f"{role}.blind") for role in ("members", "external"))
+        if members is None or external is None:
+            return list(self.facts.get("controls", ()))
+        found = blind_baseline(members, external, seed=0, names=FEATURES, roles=("the members", "the external data"))
+        return [asdict(replace(found, name="members against external"))]
+
+    def restore(self, contents: bundle.Bundle) -> None:
+        """Take over what a bundle holds besides weights."""
+        self.calibration, self.records, self.training = contents.calibration, contents.records, contents.training
+        self._calibrated_weights = bundle.digests(self.backbone, self.head)
+        self.bundle = contents
+
+    def _recorded(self) -> CalibrationRecords:
+        if self.records is None:
+            raise UsageError("this audit is not calibrated; call audit.calibrate(known_non_members) first")
+        return self.records
+
+    def trained(self) -> TrainingRecords:
+        """What is kept of training, for the controls."""
+        sketch = self.ledger.sketch
+        marks, hashes = sketch.column("external.marks"), sketch.column("external.hashes")
+        return self.training if marks is None else replace(self.training, external_marks=marks, external_hashes=hashes)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        x = like_weights(self.backbone, x)
+        weight = shown_weight(self.backbone)
+        self.head.to(weight.device, weight.dtype)
+        with evaluating(self.head), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            try:
+                logits: Tensor = self.head(prefix(self.backbone, self.taps, x))
+            except RuntimeError as error:
+                if tuple(x.shape[1:]) == self.input_shape:
+                    raise
+                raise UsageError(
+                    f"the model does not take inputs of shape {tuple(x.shape[1:])}; it was audited on inputs of shape "
+                    f"{self.input_shape}, batch dimension first"
+                ) from error
+        return logits
+
+    def measure(self, x: Tensor) -> dict[str, list[float]]:
         """What a rebuilt model must reproduce on the probe: its MINT logits and its first outputs."""
         found = {"scores": self.score(x).tolist(), "outputs": first_outputs(self.backbone, x)}
         if not np.isfinite(found["outputs"]).all():
@@ -203,51 +289,10 @@ class Audit:
         return found
 
 
-def load(path: str | Path, *, model: nn.Module | None = None, allow_import: Collection[str] = ()) -> Audit:
-    """Read an audit bundle back: the model with its weights, the head, the calibration.
-
-    Args:
-        path: a bundle's folder or .zip.
-        model: the model to fill with the bundle's weights, for architectures that the bundle does not describe. It
-            takes their precision and stays on its device.
-        allow_import: import paths of model code that may be run.
-
-    Raises:
-        BundleError: damaged or edited, no way to build the model, or the rebuilt model does not score as the saved one.
-    """
-    contents = bundle.read(path)
-    if model is None:
-        if contents.architecture is None:
-            raise BundleError(
-                f"{path} does not say how to build its model; pass one: amint.load(path, model=MyModel()), or save it "
-                "with architecture="
-            )
-        # Building draws random numbers, and loading must not change what the caller draws next.
-        with torch.random.fork_rng(devices=[]):
-            model = contents.architecture.build(allow_import)
-    # A model that does not fit may raise anything in its forward pass.
-    try:
-        fill(model, contents.model_weights)
-        audit = Audit(model, contents.points, _head(contents), contents.input_shape, contents.manifest["facts"])
-        found = audit._measure(bundle.probe_input(contents.input_shape))
-    except Exception as error:
-        raise BundleError(f"the weights in {path} do not fit this model: {str(error)[:500]}") from error
-    for name, expected in contents.manifest["probe"].items():
-        if not alike(expected, found[name], model):
-            raise BundleError(
-                f"the model rebuilt from {path} does not compute what the saved one did ({name} {found[name][:2]} "
-                f"instead of {expected[:2]}); its architecture differs though its weights fit"
-            )
-    audit.calibration = contents.calibration
-    audit._calibrated_weights = bundle.digests(audit.backbone, audit.head)
-    audit.bundle = contents
-    model.eval()
-    return audit
-
-
-def _head(contents: bundle.Bundle) -> MintHead:
-    # Without memory of its own until it takes the stored weights: nothing is drawn, rounded or allocated twice.
-    with torch.device("meta"):
-        head = MintHead(contents.head)
-    head.load_state_dict(dict(contents.head_weights), assign=True)
-    return head.eval()
+def _refuse_broken(logits: Tensor) -> None:
+    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
+    if broken:
+        raise NonFiniteError(
+            f"{len(broken)} of {len(logits)} scores are not finite (rows {broken[:5]}); look for NaN or infinity "
+            "in these inputs, or in the model's weights"
+        )

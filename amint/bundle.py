@@ -28,17 +28,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from amint import signing
 from amint.architecture import Architecture
-from amint.bundle_files import MANIFEST, WEIGHTS, check_replaceable, read_files, write_files
+from amint.bundle_files import MANIFEST, SIGNATURE, WEIGHTS, check_replaceable, read_files, write_files
 from amint.calibration import Calibration
 from amint.errors import AmintError, BundleError, UsageError
 from amint.heads import HeadConfig, MintHead, head_config, head_weights
 from amint.preprocessing import Preprocessing
+from amint.records import CalibrationRecords, TrainingRecords
 from amint.split import TapPoint
 
-__all__ = ["Bundle", "digests", "probe_input", "read", "save"]
+__all__ = ["Bundle", "add_signature", "digests", "probe_input", "read", "save"]
 
-VERSION = 1
+VERSION = 2
 # A bundle that anyone may edit must not be able to ask for any amount of memory.
 _MOST_INPUT = 2**26
 _FIELDS = {
@@ -61,7 +63,10 @@ class Bundle:
         preprocessing: how image files become inputs, or None.
         model_weights, head_weights: tensors by name.
         calibration: the calibration scores.
+        records: what else is known of the calibration samples, row by row.
+        training: what is kept of training, for the controls.
         input_shape: one input without the batch dimension.
+        signature: whose it is, as far as it can be told.
     """
 
     path: Path
@@ -74,7 +79,10 @@ class Bundle:
     model_weights: Mapping[str, Tensor]
     head_weights: Mapping[str, Tensor]
     calibration: Calibration
+    records: CalibrationRecords
+    training: TrainingRecords
     input_shape: tuple[int, ...]
+    signature: signing.SignatureStatus
 
 
 def probe_input(shape: Sequence[int]) -> Tensor:
@@ -93,7 +101,8 @@ def save(
     backbone: nn.Module,
     head: MintHead,
     points: Sequence[TapPoint],
-    calibration: Calibration,
+    records: CalibrationRecords,
+    training: TrainingRecords,
     input_shape: Sequence[int],
     facts: Mapping[str, Any],
     preprocessing: Preprocessing | None,
@@ -109,7 +118,8 @@ def save(
     check_replaceable(target)
     _check_preprocessing(preprocessing, input_shape)
     files = _weight_files(backbone, head)
-    files["calibration.safetensors"] = _packed({"scores": torch.tensor(calibration.scores, dtype=torch.float64)})
+    files["calibration.safetensors"] = _packed(records.to_tensors())
+    files["training.safetensors"] = _packed(training.to_tensors())
     manifest: dict[str, Any] = {
         "format": "amint-bundle",
         "version": VERSION,
@@ -130,11 +140,15 @@ def save(
     return target
 
 
-def read(path: str | Path) -> Bundle:
+def read(path: str | Path, *, public_key: str | None = None) -> Bundle:
     """Read and check a bundle.
 
+    Args:
+        path: a bundle's folder or .zip.
+        public_key: 64 hexadecimal digits: refuse a bundle that is not signed with this key.
+
     Raises:
-        BundleError: it is not there, truncated, edited, of another version, or not a bundle.
+        BundleError: it is not there, truncated, edited, of another version, not a bundle, or not signed as it should.
     """
     source = Path(path)
     files = read_files(source)
@@ -142,10 +156,12 @@ def read(path: str | Path) -> Bundle:
     for name in WEIGHTS:
         if manifest["files"].get(name) != hashlib.sha256(files[name]).hexdigest():
             raise BundleError(f"{name} in {source} is damaged or was exchanged: its SHA-256 is not the manifest's")
+    signature = _signature(source, files, public_key)
     try:
         tensors = {name: safetensors.torch.load(files[name]) for name in WEIGHTS}
         architecture = manifest["architecture"]
         preprocessing = manifest["preprocessing"]
+        records = CalibrationRecords.from_tensors(tensors["calibration.safetensors"])
         bundle = Bundle(
             path=source,
             sha256=hashlib.sha256(files[MANIFEST]).hexdigest(),
@@ -156,8 +172,11 @@ def read(path: str | Path) -> Bundle:
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
             model_weights=tensors["model.safetensors"],
             head_weights=tensors["head.safetensors"],
-            calibration=Calibration(tensors["calibration.safetensors"]["scores"].numpy()),
+            calibration=Calibration(records.scores),
+            records=records,
+            training=TrainingRecords.from_tensors(tensors["training.safetensors"]),
             input_shape=tuple(manifest["input_shape"]),
+            signature=signature,
         )
         _check_values(bundle)
     except AmintError as error:
@@ -166,6 +185,39 @@ def read(path: str | Path) -> Bundle:
     except Exception as error:
         raise BundleError(f"{source} is not a usable audit bundle: {error!r}") from error
     return bundle
+
+
+def add_signature(path: str | Path, private_key: str | Path) -> str:
+    """Sign a bundle in place, replacing a signature it has.
+
+    Args:
+        path: a bundle's folder or .zip.
+        private_key: a file from :func:`amint.signing.new_key`.
+
+    Returns:
+        The public key, 64 hexadecimal digits.
+
+    Raises:
+        BundleError: not a sound bundle.
+        InputError: not a private key.
+        UsageError: the package ``cryptography`` is missing.
+    """
+    source = Path(path)
+    files = {name: content for name, content in read_files(source).items() if name != SIGNATURE}
+    _manifest(source, files[MANIFEST])
+    key = signing.read_private_key(private_key)
+    write_files(source, files | {SIGNATURE: json.dumps(signing.sign(files[MANIFEST], key), indent=1).encode()})
+    return signing.public_key(key)
+
+
+def _signature(source: Path, files: Mapping[str, bytes], public_key: str | None) -> signing.SignatureStatus:
+    try:
+        held = json.loads(files[SIGNATURE]) if SIGNATURE in files else None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"the signature of {source} is not JSON; the bundle is damaged") from error
+    if held is not None and not isinstance(held, dict):
+        raise BundleError(f"the signature of {source} is not one; the bundle is damaged")
+    return signing.check(files[MANIFEST], held, public_key)
 
 
 def _point(data: Mapping[str, Any]) -> TapPoint:

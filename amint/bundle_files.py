@@ -9,11 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from amint.errors import BundleError, UsageError
 
-__all__ = ["MANIFEST", "WEIGHTS", "check_replaceable", "read_files", "write_files"]
+__all__ = ["MANIFEST", "SIGNATURE", "WEIGHTS", "check_replaceable", "read_files", "write_files"]
 
 MANIFEST = "manifest.json"
-WEIGHTS = ("model.safetensors", "head.safetensors", "calibration.safetensors")
-_NAMES = (MANIFEST, *WEIGHTS)
+WEIGHTS = ("model.safetensors", "head.safetensors", "calibration.safetensors", "training.safetensors")
+SIGNATURE = "signature.json"
+_NEEDED = (MANIFEST, *WEIGHTS)
+_NAMES = (*_NEEDED, SIGNATURE)
 _SIGN = b'"amint-bundle"'
 _MOST_BYTES = 16 * 2**30
 _MOST_MANIFEST = 16 * 2**20
@@ -22,7 +24,7 @@ _MOST_EXPANSION = 100
 
 
 def read_files(source: Path) -> dict[str, bytes]:
-    """Name -> content of the four files of a bundle; nothing is unpacked to disk.
+    """Name -> content of the files of a bundle, with its signature if there is one; nothing is unpacked to disk.
 
     Raises:
         BundleError: not there, not whole, too large, or not a bundle at all.
@@ -59,7 +61,9 @@ def _from_zip(source: Path) -> dict[str, bytes]:
             _check_sizes(source, sizes)
             if sum(sizes.values()) > _MOST_EXPANSION * source.stat().st_size:
                 raise BundleError(f"{source} would expand to {sum(sizes.values()):,} bytes; weights do not do that")
-            return {name: archive.read(info) for name, info in entries.items()}
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in ours):
+                raise BundleError(f"{source} is packed by another method than deflate; pack it again")
+            return {name: _member(archive, info) for name, info in entries.items()}
     except BundleError:
         raise
     # A damaged archive makes zipfile raise nearly anything: its own errors, struct, zlib, key and value errors.
@@ -67,11 +71,17 @@ def _from_zip(source: Path) -> dict[str, bytes]:
         raise BundleError(f"{source} is neither a bundle's folder nor a readable .zip of one: {error}") from error
 
 
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    # ZipFile.read unpacks everything there is and then cuts it to the size in the header, which may be a lie.
+    with archive.open(info) as file:
+        return file.read(info.file_size + 1)
+
+
 def _check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
-    missing = [name for name in _NAMES if name not in sizes]
+    missing = [name for name in _NEEDED if name not in sizes]
     if missing:
         raise BundleError(f"{source} is not a whole audit bundle: {', '.join(missing)} missing")
-    if sizes[MANIFEST] > _MOST_MANIFEST or sum(sizes.values()) > _MOST_BYTES:
+    if max(sizes[MANIFEST], sizes.get(SIGNATURE, 0)) > _MOST_MANIFEST or sum(sizes.values()) > _MOST_BYTES:
         raise BundleError(f"{source} is too large for an audit bundle: {sum(sizes.values()):,} bytes")
 
 

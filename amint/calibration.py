@@ -4,6 +4,7 @@ Everything here assumes that a submitted non-member is exchangeable with the cal
 nothing else: no normality, no sample size. Scores are float arrays with HIGHER = MORE LIKELY A MEMBER.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,11 @@ from scipy import stats
 from amint.arrays import Floats, samples_needed, score_array
 from amint.errors import AlphaError, UsageError
 from amint.ranksum import rank_sum_p
+from amint.set_tests import welch_p
 
 __all__ = ["Calibration", "benjamini_hochberg", "holm"]
+
+_SET_TESTS: dict[str, Callable[[Floats, Floats], float]] = {"rank-sum": rank_sum_p, "welch": welch_p}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +93,21 @@ class Calibration:
     def set_p_value(self, scores: ArrayLike, test: str = "rank-sum") -> float:
         """One p-value for a whole submission ``[m]``: do its scores lie above the calibration scores?
 
-        A one-sided rank-sum test of all scores at once: strong where many samples are each a little high, and
-        valid for any m >= 1, n >= 1 and any ties (:func:`amint.ranksum.rank_sum_p`). For one sample it equals
-        the conformal p-value; constant scores give 1. Heavily tied scores in numbers too large to enumerate
-        use seeded permutations and cannot get below 1e-4.
+        One-sided, all scores at once: strong where many samples are each a little high. ``rank-sum`` is valid for
+        any m >= 1, n >= 1 and any ties (:func:`amint.ranksum.rank_sum_p`); heavily tied scores in numbers too large
+        to enumerate use seeded permutations and cannot get below 1e-4. ``welch`` compares means and is approximate
+        (:func:`amint.set_tests.welch_p`). One sample has its conformal p-value in both; constant scores give 1.
 
         Raises UsageError for an empty submission or an unknown test, NonFiniteError for NaN or infinity.
         """
-        if test != "rank-sum":
-            raise UsageError(f'test must be "rank-sum", found {test!r}.')
+        if test not in _SET_TESTS:
+            raise UsageError(f"test must be one of {', '.join(_SET_TESTS)}; found {test!r}.")
         submitted = score_array(scores)
         if len(submitted) == 0:
             raise UsageError("The submission holds no scores; a set-level p-value needs at least one sample.")
         if len(submitted) == 1:
             return float(self.p_values(submitted)[0])
-        return rank_sum_p(submitted, self.scores)
+        return _SET_TESTS[test](submitted, self.scores)
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:

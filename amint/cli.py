@@ -1,4 +1,7 @@
-"""The command line: ``amint demo | splits | inspect | verify``. Exit status: 0 done, 2 unusable input."""
+"""The command line: ``amint demo | splits | inspect | verify | attack | prove | check-proof | sign | keygen | bom``.
+
+Exit status: 0 done, 1 a gate is broken, 2 unusable input.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,13 @@ from typing import Annotated, Any, Literal, NoReturn
 import cyclopts
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
 from amint import __version__
+from amint.commands import console, trust
+from amint.commands.tables import verdict_table
 from amint.errors import AmintError, UsageError
-from amint.evidence import Verdict, by_rank
 
 __all__ = ["app", "main"]
 
@@ -30,7 +31,6 @@ app = cyclopts.App(
     version=__version__,
     help="Make a PyTorch model auditable, and ask later: was this data used to train it?",
 )
-_out, _err = Console(), Console(stderr=True)
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
@@ -50,14 +50,9 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    line = Text.assemble(("error: ", "bold red"), _plain(" ".join(message.split())))
-    _err.print(line, soft_wrap=True)
+    line = Text.assemble(("error: ", "bold red"), console.plain(" ".join(message.split())))
+    console.err.print(line, soft_wrap=True)
     sys.exit(2)
-
-
-def _plain(value: object) -> Text:
-    """A stranger's text as it is: no markup, no emoji names, nothing that commands a terminal."""
-    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)))
 
 
 @app.command
@@ -73,18 +68,22 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
     """
     from amint.demo import run_demo
 
-    with _progress() as bar:
-        results = run_demo(out, seed=seed, progress=_stages(bar))
+    with console.progress() as bar:
+        results = run_demo(out, seed=seed, progress=console.stages(bar))
     active, registered, passive = results["active"], results["registered"], results["passive"]
     table = Table("", "AUROC", "balanced accuracy", "TPR at 1 % FPR", title="Members against unseen images")
     for name, row in (("active MINT", active), ("registered afterwards", registered), ("passive MINT", passive)):
         table.add_row(name, *(f"{row[key]:.3f}" for key in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")))
-    _out.print(table)
+    console.out.print(table)
     task = results["task"]
-    _out.print(f"Accuracy at the task: {task['plain_accuracy']:.3f} plain, {task['audited_accuracy']:.3f} audited.")
+    console.out.print(
+        f"Accuracy at the task: {task['plain_accuracy']:.3f} plain, {task['audited_accuracy']:.3f} audited."
+    )
     for name, row in results["verify"].items():
-        _out.print(f"Folder of {row['n']} {name}: {row['flagged']} flagged, set-level p = {row['set_p_value']:.2g}.")
-    _say(f"Wrote {out / 'results.json'} and {out / 'report.html'} in {results['seconds']:.0f} s.")
+        console.out.print(
+            f"Folder of {row['n']} {name}: {row['flagged']} flagged, set-level p = {row['set_p_value']:.2g}."
+        )
+    console.say(f"Wrote {out / 'results.json'} and {out / 'report.html'} in {results['seconds']:.0f} s.")
 
 
 @app.command
@@ -122,7 +121,7 @@ def splits(
     for point in points:
         size = " x ".join(map(str, point.shape))
         table.add_row(point.name, ", ".join(point.setups), size, point.layout, f"{point.cost:.1%}")
-    _out.print(table)
+    console.out.print(table)
 
 
 @app.command
@@ -153,10 +152,10 @@ def inspect(bundle: Path, /) -> None:
     }
     if architecture is not None:
         rows["model"] = f"{architecture.library}/{architecture.name} {dict(architecture.arguments)}"
-    table = Table(Column(), Column(overflow="fold"), title=_plain(bundle), show_header=False)
+    table = Table(Column(), Column(overflow="fold"), title=console.plain(bundle), show_header=False)
     for name, value in (rows | {f"training: {name}": value for name, value in manifest["facts"].items()}).items():
-        table.add_row(_plain(name), _plain(value))
-    _out.print(table)
+        table.add_row(console.plain(name), console.plain(value))
+    console.out.print(table)
 
 
 @app.command
@@ -167,73 +166,137 @@ def verify(
     *,
     alpha: float = 0.01,
     out: Path = Path("runs/verify"),
+    by_class: bool | None = None,
+    public_key: str | None = None,
     allow_import: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     rows: Annotated[int, Parameter(validator=Number(gte=0))] = 20,
 ) -> None:
-    """Judge a folder of images: was this used to train the model?
+    """Judge submitted images: was this used to train the model?
 
-    Prints the verdict and the most suspicious files, writes verdict.json, verdict.csv and report.html.
+    Prints the verdict and the most suspicious files, writes verdict.json, verdict.csv and report.html. When it was
+    interrupted, the same command goes on where it was.
 
     Parameters
     ----------
     bundle
         The audit bundle, a folder or .zip.
     submitted
-        A folder of images, searched with its subfolders, or one image.
+        A folder of images, searched with its subfolders; a zip or tar file of one; a CSV list of paths; a Parquet file
+        with images; or one image.
     alpha
         Accepted false-alarm rate.
     out
         Folder for verdict.json, verdict.csv and report.html.
+    by_class
+        Compare each file with calibration samples of the class that the model predicts; by default as the bundle says.
+    public_key
+        Refuse a bundle that is not signed with this key.
     allow_import
         Import path of model code that the bundle may run, such as mypackage.models:Net.
     rows
         How many files to print; all of them are in verdict.csv.
     """
-    from amint.audit import load
-    from amint.report import write_report
+    from amint.loading import load
+    from amint.readers.thumbnails import thumbnails
+    from amint.report import pictured, write_report
     from amint.verification import verify as judge
 
-    with _progress() as bar:
+    with console.progress() as bar:
         task = bar.add_task("judging", total=None)
-        audit = load(bundle, allow_import=allow_import)
+        audit = load(bundle, allow_import=allow_import, public_key=public_key)
         out.mkdir(parents=True, exist_ok=True)
+        journal = out / "journal.jsonl"
         verdict = judge(
-            audit, submitted, alpha=alpha, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            audit,
+            submitted,
+            alpha=alpha,
+            by_class=by_class,
+            journal=journal,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    paths = [*verdict.write(out), write_report(verdict, audit.calibrated(), out / "report.html")]
-    _out.print(_table(verdict, rows))
-    _say(verdict.sentence(), style="bold")
-    _say(f"Wrote {', '.join(map(str, paths))}.")
+    shown = thumbnails(submitted, pictured(verdict))
+    page = write_report(verdict, audit.calibrated(), out / "report.html", thumbnails=shown)
+    paths = [*verdict.write(out), page]
+    console.out.print(verdict_table(verdict, rows))
+    console.say(verdict.sentence(), style="bold")
+    # A finished journal would hide later changes of the files.
+    journal.unlink(missing_ok=True)
+    console.say(f"Wrote {', '.join(map(str, paths))}.")
 
 
-def _table(verdict: Verdict, most: int) -> Table:
-    numbers = [Column(name, justify="right", no_wrap=True) for name in ("score", "p", "adjusted")]
-    table = Table(Column("file", overflow="fold"), *numbers, Column("verdict", no_wrap=True), box=box.SIMPLE)
-    for item in by_rank(verdict.items)[:most]:
-        name = Text.assemble(_plain(item.path), (f"\n{_plain(item.note)}" if item.note else "", "dim"))
-        score = "" if item.score is None else f"{item.score:.3f}"
-        p_values = ["" if p is None else f"{p:.2g}" for p in (item.p_value, item.adjusted)]
-        table.add_row(name, score, *p_values, item.decision)
-    if len(verdict.items) > most:
-        table.caption = f"{most} of {len(verdict.items)} files, the most suspicious first; all are in verdict.csv"
-    return table
+@app.command
+def attack(
+    *,
+    target: Path,
+    members: Path,
+    nonmembers: Path,
+    attacks: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("all",),
+    references: Path | None = None,
+    out: Path = Path("runs/attack"),
+    fail_above: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    seed: int = 0,
+    allow_import: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+) -> None:
+    """Compare membership attacks on a model: how much do they find out about its training data?
+
+    Members and non-members are folders with one subfolder a class (in the order of their names, or of a file
+    classes.txt), or .npz files with x (float inputs or uint8 images) and y. Writes comparison.json, comparison.csv and
+    report.html. Exits with status 1 if the gate is broken.
+
+    Parameters
+    ----------
+    target
+        The audit bundle, a folder or .zip.
+    members
+        Samples that the model was trained on.
+    nonmembers
+        Samples that nothing was trained on, from where the members come from.
+    attacks
+        "all", or names of attacks.
+    references
+        Folder of reference models, made by amint.references.train_references.
+    out
+        Folder for the results, and for signals that a second run can use again.
+    fail_above
+        The gate: metric=limit, such as auroc=0.60, for the upper end of every outside attack's interval.
+    seed
+        Seed of the split into known and audited samples, and of the controls.
+    allow_import
+        Import path of model code that the bundle may run, such as mypackage.models:Net.
+    """
+    from amint.commands.attack import run_attack, table_of
+
+    with console.progress() as bar:
+        done = run_attack(
+            target,
+            members,
+            nonmembers,
+            attacks=attacks,
+            references=references,
+            out=out,
+            fail_above=fail_above,
+            seed=seed,
+            allow_import=allow_import,
+            progress=console.stages(bar),
+        )
+    found = done.comparison
+    if found.warning():
+        console.say(found.warning(), style="bold red")
+    if found.ranked:
+        console.out.print(table_of(found, console.out.width))
+    for result in found.not_run:
+        console.say(f"{result.name} could not run: {result.reason}", style="dim")
+    console.say(found.sentence(), style="bold")
+    for line in (found.epsilon_sentence(), *found.notes):
+        console.say(line)
+    if done.rejected:
+        console.say(f"{done.rejected} files could not be read and were left out.")
+    if done.gate is not None:
+        console.say(done.gate.sentence(), style="bold" if done.gate.passed else "bold red")
+    console.say(f"Wrote {', '.join(map(str, done.paths))}.")
+    if done.gate is not None and not done.gate.passed:
+        sys.exit(1)
 
 
-def _say(text: str, style: str = "") -> None:
-    _out.print(_plain(text), style=style, highlight=False)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal)
-
-
-def _stages(bar: Progress) -> Any:
-    tasks: dict[str, Any] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=total)
-        bar.update(tasks[stage], completed=done, total=total)
-
-    return show
+for command in (trust.prove, trust.check_proof, trust.sign, trust.keygen, trust.bom):
+    app.command(command)

@@ -98,7 +98,13 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
         "seconds": round(time.perf_counter() - began, 1),
     }
     (out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    write_training_report(results, {METHODS[k]: v for k, v in scores.items()}, verdicts, out / "report.html")
+    write_training_report(
+        results,
+        {METHODS[k]: v for k, v in scores.items()},
+        verdicts,
+        out / "report.html",
+        thresholds={METHODS[k]: one.calibrated().threshold(ALPHA) for k, one in audits.items()},
+    )
     return results
 
 

@@ -13,15 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from amint import wording
 from amint.errors import UsageError
+from amint.findings import Control, Provenance, SetTest
 
-__all__ = ["SCHEMA", "Decision", "Evidence", "Verdict"]
+__all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Provenance", "SetTest", "Verdict", "by_rank"]
 
-SCHEMA = 1
+SCHEMA = 2
+HEAD = "MINT head"
 Decision = Literal["used", "no evidence", "cannot tell"]
 # The wide forms of these characters begin a formula too, in some languages.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-_TINY = 0.0001
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Evidence:
         note: why it could not be judged, or what was done to the file before.
         sha256: of the file's bytes, or None.
         copy_of: path of an earlier sample that is the same input to the model; copies count once in the set-level test.
+        confidence: log of the largest class probability that the model gives it, or None.
+        predicted: the class that the model predicts, or None.
     """
 
     path: str
@@ -47,6 +51,8 @@ class Evidence:
     note: str = ""
     sha256: str | None = None
     copy_of: str | None = None
+    confidence: float | None = None
+    predicted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,20 @@ class Verdict:
     """What is known of a submission.
 
     Attributes:
-        decision: ``used`` if the set-level p-value is at most alpha.
-        p_value: set level: chance of scores this high or higher, taken together, if nothing submitted was used; None if
-            nothing could be judged.
+        decision: ``used`` if the smallest adjusted p-value of ``tests`` is at most alpha; ``cannot tell`` if nothing
+            could be judged or a control failed.
+        p_value: that smallest adjusted p-value: chance of evidence this strong for the submission, taken together, if
+            nothing in it was used; None if nothing could be judged.
         alpha: accepted false-alarm rate of each decision.
         items: one a submitted file, in order.
+        tests: the evidence for the submission as a whole, one entry a kind.
+        controls: whether the audit is valid at all.
+        reason: why nothing can be told, in plain words; empty otherwise.
+        comparison: what the samples were compared with, in plain words.
+        power: how many samples a verdict on this model takes, :class:`amint.power.PowerCurve` as plain values, or None.
+        provenance: where model and head came from.
         calibration_n: number of calibration non-members.
-        smallest_p: the smallest p-value a single sample can get, 1 / (calibration_n + 1).
-        bundle_sha256: identity of the bundle, or None for a model in memory.
-        method: how the MINT head came about.
+        smallest_p: the smallest p-value a single sample can get.
         created: time, ISO 8601, UTC.
         libraries: name -> version.
     """
@@ -71,10 +82,14 @@ class Verdict:
     p_value: float | None
     alpha: float
     items: tuple[Evidence, ...]
+    tests: tuple[SetTest, ...]
+    controls: tuple[Control, ...]
+    reason: str
+    comparison: str
+    power: dict[str, Any] | None
+    provenance: Provenance
     calibration_n: int
     smallest_p: float
-    bundle_sha256: str | None
-    method: str
     created: str
     libraries: dict[str, str]
 
@@ -98,43 +113,15 @@ class Verdict:
         """How many items are copies of an earlier one."""
         return sum(item.copy_of is not None for item in self.items)
 
+    @property
+    def contradiction(self) -> bool:
+        """Whether the head finds nothing where other evidence of the same verdict is strong."""
+        found = {test.name: test.adjusted <= self.alpha for test in self.tests}
+        return HEAD in found and not found[HEAD] and any(found.values())
+
     def sentence(self) -> str:
         """The verdict in plain words, with its uncertainty."""
-        submitted, n = len(self.items), len(self.judged)
-        if self.p_value is None:
-            nothing = {0: "nothing was submitted", 1: "the submitted file could not be judged"}
-            return f"Cannot tell: {nothing.get(submitted, f'none of the {submitted} files could be judged')}."
-        rejected = f"{submitted - n} of {submitted} files could not be judged."
-        return " ".join([self._together(n, self.p_value), *self._singly(n), *([rejected] if submitted > n else [])])
-
-    def _together(self, n: int, p_value: float) -> str:
-        p = f"p < {_TINY:.4f}" if p_value < _TINY else f"p = {p_value:.2g}"
-        chance = f"({p}; accepted false-alarm rate {self._rate})"
-        samples = "the judged sample" if n == 1 else f"taken together, the {n} judged samples"
-        if self.copies:
-            samples += f" ({self.copies} exact {'copy' if self.copies == 1 else 'copies'} not counted again)"
-        higher = f"higher than data that was not used would {chance}."
-        if self.decision == "used":
-            return f"Used: {samples} {'scores' if n == 1 else 'score'} {higher}"
-        whole = " for the submission as a whole" if self.used else ""
-        return f"No evidence of use{whole}: {samples} {'does' if n == 1 else 'do'} not score clearly {higher}"
-
-    def _singly(self, n: int) -> list[str]:
-        said = []
-        if n > 1 and self.used:
-            they = "1 sample stands out on its own" if self.used == 1 else f"{self.used} samples stand out on their own"
-            but = "" if self.decision == "used" else "But "
-            said.append(f"{but}{they}; on average, at most {self._rate} of samples like these are false alarms.")
-        elif n > 1:
-            said.append("No sample stands out on its own.")
-        if self.decision != "used":
-            rest = "it was" if n == 1 else "the others were" if self.used else "they were"
-            said.append(f"This does not show that {rest} not used.")
-        return said
-
-    @property
-    def _rate(self) -> str:
-        return f"{100 * self.alpha:g}%"
+        return wording.sentence(self)
 
     def to_json(self) -> str:
         """One JSON object, numbers exact."""
@@ -145,7 +132,8 @@ class Verdict:
             "flagged": self.flagged,
             "used": self.used,
         }
-        values = {"schema": SCHEMA, "sentence": self.sentence(), "counts": counts} | asdict(self)
+        said = {"sentence": self.sentence(), "contradiction": self.contradiction}
+        values = {"schema": SCHEMA, **said, "counts": counts} | asdict(self)
         return json.dumps(values, indent=1, allow_nan=False)
 
     @staticmethod
@@ -161,7 +149,13 @@ class Verdict:
             if schema != SCHEMA:
                 raise UsageError(f"this verdict has schema {schema!r}, expected {SCHEMA}; use the amint that wrote it")
             fields = {name: data[name] for name in Verdict.__dataclass_fields__}
-            verdict = Verdict(**(fields | {"items": tuple(Evidence(**item) for item in data["items"])}))
+            parts = {
+                "items": tuple(Evidence(**item) for item in data["items"]),
+                "tests": tuple(SetTest(**test) for test in data["tests"]),
+                "controls": tuple(Control(**control) for control in data["controls"]),
+                "provenance": Provenance(**data["provenance"]),
+            }
+            verdict = Verdict(**(fields | parts))
             # NaN is no JSON, though Python reads it; and nothing but the three decisions can be meant.
             verdict.to_json()
             unknown = {verdict.decision, *(item.decision for item in verdict.items)} - set(get_args(Decision))

@@ -6,7 +6,7 @@ trainer = L.Trainer(callbacks=[amint.ActiveMint(external=..., calibration=..., b
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from amint.active import Auditable, attach
 from amint.architecture import Architecture
 from amint.balance import Balance
 from amint.batches import Source, input_batches
+from amint.commitments import Commitment
 from amint.errors import UsageError
 from amint.negatives import HardNegatives
 from amint.preprocessing import Preprocessing
 from amint.randomness import Randomness
+from amint.tolerance import Tolerance
 
 __all__ = ["ActiveMint"]
 
@@ -53,7 +55,7 @@ class ActiveMint(L.Callback):
         bundle: where to write the audit bundle; None to write none.
         preprocessing, architecture: as in :meth:`amint.Audit.save`.
         monitor: external rows kept away from the head, and member rows remembered, for the logged curves; 0 for none.
-        split, balance, ratio, negatives, trunk_gradient, seed: as in :func:`amint.attach`.
+        split, balance, ratio, negatives, tolerance, trunk_gradient, seed, commitment: as in :func:`amint.attach`.
 
     Attributes:
         audit: the audit, from the start of fit; use it after fit to score, evaluate or save again. Another fit of the
@@ -70,12 +72,14 @@ class ActiveMint(L.Callback):
         balance: Balance | None = None,
         ratio: float = 1.0,
         negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
+        tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
         trunk_gradient: float = 1.0,
         seed: int = 0,
         monitor: int = 1000,
         bundle: str | Path | None = "model.amint",
         preprocessing: Preprocessing | None = None,
         architecture: Architecture | None = None,
+        commitment: Commitment | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.audit: Auditable | None = None
@@ -90,9 +94,11 @@ class ActiveMint(L.Callback):
             balance=balance,
             ratio=ratio,
             negatives=negatives,
+            tolerance=tolerance,
             trunk_gradient=trunk_gradient,
             seed=seed,
             monitor=monitor,
+            commitment=commitment,
         )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -143,7 +149,9 @@ class ActiveMint(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """In the first epoch after a restart, go on with the random numbers where the checkpoint left off."""
-        self._attached().recent.clear()
+        audit = self._attached()
+        audit.recent.clear()
+        audit.accounting.settle()
         if self._randomness is not None and trainer.world_size == 1:
             self._randomness.restore(trainer.train_dataloader)
             # Else Lightning may keep an iterator over the data that has drawn its random numbers already.
@@ -154,6 +162,9 @@ class ActiveMint(L.Callback):
     ) -> None:
         """Past the start of an epoch the random numbers of a checkpoint are of no use any more."""
         self._randomness = None
+        if batch_idx == 0:
+            # What other callbacks put in place when the epoch began, such as averaged weights.
+            self._attached().accounting.replaced()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log how well members can be told apart."""
@@ -165,12 +176,17 @@ class ActiveMint(L.Callback):
         if not trainer.enable_validation:
             self._log_curves(pl_module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What changes between here and the end of fit is put in place by other callbacks."""
+        self._attached().accounting.settle()
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate on every process, write the bundle on the first.
 
         Here and not when training ends, as other callbacks may still put averaged weights in place then.
         """
         audit = self._attached()
+        audit.accounting.replaced()
         if audit.facts["steps"] == 0:
             return
         self._pool_ledgers()

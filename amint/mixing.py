@@ -25,6 +25,7 @@ from amint.errors import AmintError, NonFiniteError, StepError, UsageError
 from amint.negatives import HardNegatives
 from amint.passes import passes
 from amint.seeding import isolated, seed_generators, seeded
+from amint.tolerance import Tolerance
 
 __all__ = ["ExternalStream", "Mixture"]
 
@@ -104,9 +105,9 @@ class ExternalStream:
         self._taken += k
         return rows[:k]
 
-    def own_randomness(self) -> AbstractContextManager[None]:
+    def own_randomness(self, *use: int) -> AbstractContextManager[None]:
         """Random draws inside follow this stream's seed and position, and leave the audited model's training alone."""
-        return isolated(self._seed, self._taken)
+        return isolated(self._seed, self._taken, *use)
 
     def state_dict(self) -> dict[str, int]:
         """How far the stream has come."""
@@ -153,23 +154,28 @@ class ExternalStream:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The "not a member" rows of a step: external rows, and hard negatives made from them and from members.
+    """The rows of a step besides its members: external rows, hard negatives, and views of all of them and of members.
 
     Attributes:
         stream: the external rows.
         ratio: external rows per member row.
-        negatives: how to make further rows, or None.
+        negatives: how to make further "not a member" rows, or None.
+        tolerance: how to make further rows of both kinds, or None.
     """
 
     stream: ExternalStream
     ratio: float
     negatives: HardNegatives | None
+    tolerance: Tolerance | None = None
 
     @staticmethod
     def of(
-        stream: ExternalStream, ratio: float, negatives: HardNegatives | Callable[[Tensor], Tensor] | None
+        stream: ExternalStream,
+        ratio: float,
+        negatives: HardNegatives | Callable[[Tensor], Tensor] | None,
+        tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
     ) -> Mixture:
-        """Check the arguments; a bare symmetry turns external rows only.
+        """Check the arguments; a bare symmetry turns external rows only, a bare transform is a tolerance.
 
         Raises:
             UsageError: a ratio out of range.
@@ -178,10 +184,12 @@ class Mixture:
             raise UsageError(f"ratio, external rows per member row, must be above 0 and at most 1000, got {ratio}")
         if negatives is not None and not isinstance(negatives, HardNegatives):
             negatives = HardNegatives(negatives)
-        return Mixture(stream, ratio, negatives)
+        if tolerance is not None and not isinstance(tolerance, Tolerance):
+            tolerance = Tolerance(tolerance)
+        return Mixture(stream, ratio, negatives, tolerance)
 
     def rows(self, members: Tensor) -> list[Tensor]:
-        """External rows first, then the hard negatives, for a batch of members ``[n, ...]``.
+        """The "not a member" rows for members ``[n, ...]``: external rows, hard negatives, the views of all of these.
 
         Raises:
             StepError: there are no members, or the external rows do not look like them.
@@ -199,19 +207,29 @@ class Mixture:
         external = external.to(members.dtype)
         _refuse_broken("member", members)
         _refuse_broken("external", external)
-        if self.negatives is None:
-            return [external]
+        rows = [external]
         with self.stream.own_randomness():
-            return [external, *self.negatives.rows(members, external)]
+            if self.negatives is not None:
+                rows += self.negatives.rows(members, external)
+            if self.tolerance is not None:
+                rows.append(self.tolerance.views(torch.cat(rows)))
+        return rows
+
+    def views(self, members: Tensor) -> Tensor:
+        """The further member rows ``[n or 0, ...]`` for members ``[n, ...]``; call it after :meth:`rows`."""
+        if self.tolerance is None:
+            return members[:0]
+        with self.stream.own_randomness(1):
+            return self.tolerance.views(members)
 
     def facts(self) -> dict[str, Any]:
         """Plain values for the bundle."""
-        negatives = self.negatives
-        name = None if negatives is None else getattr(negatives.symmetry, "__name__", repr(negatives.symmetry))
+        negatives, tolerance = self.negatives, self.tolerance
         return {
             "ratio": self.ratio,
-            "negatives": name,
+            "negatives": None if negatives is None else _name(negatives.symmetry),
             "negatives_of_members": negatives is not None and negatives.members,
+            **({} if tolerance is None else {"tolerance": _name(tolerance.transform)}),
         }
 
 
@@ -248,6 +266,10 @@ class _Repeatable(Dataset[Any]):
         seed_generators(self._seed, number)
         fetch = getattr(self._dataset, "__getitems__", None)
         return list(fetch(indices)) if fetch else [self._dataset[i] for i in indices]
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", repr(function)))
 
 
 def _refuse_broken(role: str, rows: Tensor) -> None:

@@ -8,20 +8,23 @@ on members the head was never told about.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from amint.active import membership_loss
 from amint.audit import Audit
 from amint.batches import Source, batches_of, inputs_of
+from amint.commitments import Commitment, announced
 from amint.errors import NonFiniteError, UsageError
 from amint.heads import new_head
+from amint.losses import membership_loss
 from amint.mixing import ExternalStream, Mixture
 from amint.negatives import HardNegatives
 from amint.seeding import isolated
 from amint.taps import prefix
+from amint.tolerance import Tolerance
 
 __all__ = ["register"]
 
@@ -37,8 +40,10 @@ def register(
     batch_size: int = 64,
     ratio: float = 1.0,
     negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
+    tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
+    commitment: Commitment | Mapping[str, Any] | None = None,
 ) -> Audit:
     """Train a MINT head on a frozen, already trained model.
 
@@ -47,12 +52,14 @@ def register(
         members: the rows it was trained on (all of them, for a register), as the model sees them when it is used. A
             loader's own batches are used; datasets and tensors are shuffled.
         external: rows that look like members and were not trained on.
-        split, ratio, negatives: as in :func:`amint.attach`.
+        split, ratio, negatives, tolerance: as in :func:`amint.attach`.
         epochs: passes over the members.
         lr: initial learning rate of AdamW, falling to 0 along a cosine.
         batch_size: members a step, for datasets and tensors.
         seed: for the head's weights and all shuffling; the global random state is left alone.
         progress: called after each epoch with its number (from 1) and its mean loss.
+        commitment: as in :func:`amint.attach`; one made after the model was trained promises nothing about that
+            training.
 
     Returns:
         An audit, to be calibrated and saved like one from :func:`amint.attach`.
@@ -63,9 +70,11 @@ def register(
     """
     if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
         raise UsageError(f"epochs, batch_size and lr must be positive, got {epochs=}, {batch_size=}, {lr=}")
-    mixture = Mixture.of(ExternalStream(external, seed), ratio, negatives)
+    mixture = Mixture.of(ExternalStream(external, seed), ratio, negatives, tolerance)
     points, head, shape = new_head(model, split, mixture.stream.example(), seed)
     facts = {"method": "registered", **mixture.facts(), "epochs": epochs, "lr": lr}
+    if commitment is not None:
+        facts["commitment"] = announced(commitment)
     audit = Audit(model, points, head, shape, facts)
     loader = batches_of(members, batch_size, shuffle_seed=seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr)
@@ -78,9 +87,11 @@ def register(
             for batch in loader:
                 x = inputs_of(batch).to(device)
                 rows = mixture.rows(x)
+                views = mixture.views(x)
                 audit.ledger.add("members", x)
                 audit.ledger.add("external", rows[0])
-                loss = membership_loss(head(prefix(model, audit.taps, torch.cat([x, *rows]))), len(x))
+                maps = prefix(model, audit.taps, torch.cat([x, views, *rows]))
+                loss = membership_loss(head(maps), len(x) + len(views))
                 if not bool(torch.isfinite(loss)):
                     raise NonFiniteError(
                         f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"

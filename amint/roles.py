@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from amint.batches import Source, input_batches
 from amint.errors import RoleOverlapError, UsageError
+from amint.records import Sketch
 
 __all__ = ["Ledger", "Roles", "assign_roles", "check_disjoint", "fingerprints", "without"]
 
@@ -54,10 +55,14 @@ class Ledger:
     """Remembers the fingerprints seen in each role and refuses a row in a second role.
 
     The first two million different rows of a role are remembered.
+
+    Attributes:
+        sketch: what else is kept of members and external rows, for the controls of an audit.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, set[int]] = {}
+        self.sketch = Sketch()
 
     def add(self, role: str, rows: Tensor) -> None:
         """Note rows ``[n, ...]`` in a role.
@@ -65,7 +70,8 @@ class Ledger:
         Raises:
             RoleOverlapError: some of them were seen in another role.
         """
-        marks = fingerprints(rows).tolist()
+        numbers = fingerprints(rows)
+        marks = numbers.tolist()
         for other, seen in self._seen.items():
             twice = [i for i, mark in enumerate(marks) if mark in seen] if other != role else []
             if twice:
@@ -76,19 +82,25 @@ class Ledger:
                 )
         mine = self._seen.setdefault(role, set())
         if len(mine) < _MOST:
-            mine.update(marks)
+            first = {mark: i for i, mark in reversed(list(enumerate(marks))) if mark not in mine}
+            mine.update(first)
+            if role in ("members", "external"):
+                fresh = sorted(first.values())
+                self.sketch.add(role, rows[fresh].detach(), numbers[fresh])
 
     def count(self, role: str) -> int:
         """How many different rows were seen in a role."""
         return len(self._seen.get(role, ()))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Role -> int64 fingerprints."""
-        return {role: torch.tensor(sorted(seen), dtype=torch.int64) for role, seen in self._seen.items()}
+        """Role -> int64 fingerprints, and the columns of the sketch."""
+        seen = {role: torch.tensor(sorted(marks), dtype=torch.int64) for role, marks in self._seen.items()}
+        return seen | self.sketch.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what was seen."""
-        self._seen = {role: set(marks.tolist()) for role, marks in state.items()}
+        """Restore what was seen; states of several processes may be given one after the other."""
+        self._seen = {role: set(marks.tolist()) for role, marks in state.items() if "." not in role}
+        self.sketch.load_state_dict({name: column for name, column in state.items() if "." in name})
 
 
 def check_disjoint(**roles: Source) -> dict[str, int]:

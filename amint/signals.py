@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from amint.errors import UsageError
 from amint.targets import Target
 
-__all__ = ["Signals", "extract"]
+__all__ = ["VERSION", "Signals", "extract"]
+
+# Raised whenever a signal of the same name comes to mean another number: what was cached before is then void.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,43 @@ class Signals:
             raise UsageError(f"there is no signal {name!r} here; there are {sorted(self.columns)}")
         return self.columns[name]
 
+    def rows(self, which: np.ndarray[Any, Any]) -> Signals:
+        """The rows that a boolean mask ``[n]`` or row numbers select, of every column."""
+        return Signals({name: column[which] for name, column in self.columns.items()})
 
-def extract(target: Target, batches: Iterable[Tensor], needs: Set[str]) -> Signals:
+    def joined(self, other: Signals) -> Signals:
+        """These columns and others of the same samples in the same order, as of a target and of its references.
+
+        Raises:
+            UsageError: a name stands in both, or the numbers of samples differ.
+        """
+        twice = sorted(set(self.columns) & set(other.columns))
+        if twice:
+            raise UsageError(f"both sets of signals have {twice}; drop them from one of the two")
+        return Signals({**self.columns, **other.columns})
+
+
+def extract(target: Target, batches: Iterable[Any], needs: Set[str]) -> Signals:
     """Measure all needed signals in one pass.
 
     Args:
         target: the model.
-        batches: inputs, each ``[n, ...]``.
+        batches: inputs, each ``[n, ...]``, or tuples of inputs and labels ``[n]``.
         needs: names of signals, united over all attacks that will run.
 
     Raises:
-        UsageError: the target cannot provide a signal.
+        UsageError: the target cannot provide a signal, or single rows were given in the place of batches.
     """
     missing = sorted(set(needs) - target.provides)
     if missing:
         raise UsageError(f"this target cannot provide {missing}; it provides {sorted(target.provides)}")
+    if isinstance(batches, Tensor | Dataset):
+        raise UsageError(
+            f"extract reads batches, a {type(batches).__name__} yields single rows; pass "
+            "DataLoader(dataset, batch_size=256)"
+        )
     parts: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in needs}
-    for x in batches:
-        for name, column in target.measure(x, needs).items():
+    for batch in batches:
+        for name, column in target.measure(batch, needs).items():
             parts[name].append(column)
     return Signals({name: np.concatenate(column) if column else np.empty(0) for name, column in parts.items()})

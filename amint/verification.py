@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 
-from amint.attacks.mint import Mint
-from amint.audit import Audit, load
-from amint.batches import Source, input_batches
-from amint.calibration import benjamini_hochberg
-from amint.errors import InputError, UsageError
-from amint.evidence import Evidence, Verdict
-from amint.readers.images import ImageFolderReader
-from amint.roles import fingerprints
-from amint.signals import extract
-from amint.targets import AuditedModel
+from amint.audit import Audit
+from amint.batches import Source
+from amint.errors import UsageError
+from amint.evidence import Decision, Evidence, Verdict
+from amint.findings import Control, Provenance, SetTest
+from amint.judging import Scale, already_known, distinct, judged_items, set_tests, submission_controls
+from amint.loading import load
+from amint.power import power_curve
+from amint.readers import PROPERTY_NAMES
+from amint.submission import Progress, read_files, read_tensors
 
 __all__ = ["verify"]
 
-Progress = Callable[[int, int], None]
+# Fewer members than this say little of how members score.
+_FEWEST_MEMBERS = 20
 
 
 def verify(
@@ -31,121 +32,112 @@ def verify(
     submitted: str | Path | Source,
     *,
     alpha: float = 0.01,
+    by_class: bool | None = None,
     allow_import: Collection[str] = (),
     batch_size: int = 64,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Judge submitted data against an audit bundle.
 
     Each sample gets a conformal p-value from the bundle's calibration non-members: if it was not used, and is
     exchangeable with them, p is at most alpha with probability at most alpha. A sample is ``used`` if its p-value is at
-    most alpha after Benjamini-Hochberg over the submission; the submission is ``used`` if a one-sided rank-sum test of
-    all its scores against the calibration scores has p at most alpha. That test takes samples for independent draws, so
-    exact copies enter it once.
+    most alpha after Benjamini-Hochberg over the submission. The submission is ``used`` if a one-sided rank-sum test of
+    all its scores, or of the model's confidence in them, against the calibration samples has p at most alpha after Holm
+    over these two. The tests take samples for independent draws, so exact copies enter them once. Controls look for
+    other causes of high scores; one that fails turns what would be ``used`` or ``no evidence`` into ``cannot tell``.
 
     Args:
         model: a bundle's path, or a calibrated audit.
-        submitted: a folder of images or one image file; or a loader, dataset or tensor of preprocessed inputs, named by
-            row number in the verdict.
+        submitted: a folder, archive, manifest or table of images or one image file
+            (:func:`amint.readers.open_submission`); or a loader, dataset or tensor of preprocessed inputs, named by row
+            number in the verdict.
         alpha: accepted false-alarm rate of each of these decisions, between 0 and 1.
+        by_class: compare each sample with calibration samples of the class that the model predicts for it; None for
+            what was decided when the audit was calibrated. To be decided before the outcome is known.
         allow_import: import paths of model code that the bundle may run.
-        batch_size: samples judged at once.
+        batch_size: samples read at once; makes no difference to any score.
+        journal: for files: a file to note results in, so that an interrupted call with the same arguments can be
+            repeated and goes on where it was. Delete it when the submission changes.
         progress: called after each batch with the number of samples read and of all samples (0: not known).
 
     Raises:
         AlphaError: fewer calibration samples than alpha needs; the message says how many would do.
         BundleError: the bundle cannot be used.
         InputError: there is nothing in the submission.
-        UsageError: files were submitted, but the bundle does not say how to preprocess them.
+        UsageError: files were submitted, but the bundle does not say how to preprocess them; or ``by_class`` for a
+            model that is no classifier.
     """
     audit = model if isinstance(model, Audit) else load(model, allow_import=allow_import)
     calibration = audit.calibrated()
     calibration.check_alpha(alpha)
-    items: list[Evidence] = []
-    marks: list[int] = []
+    if audit.records is None:
+        raise UsageError("this audit is not calibrated; call audit.calibrate(known_non_members) first")
+    scale = Scale(audit.records, bool(audit.facts.get("by_class")) if by_class is None else by_class, float(alpha))
+    refused: Sequence[Evidence] = ()
     if isinstance(submitted, str | Path):
-        reader = _reader(audit, Path(submitted), batch_size)
-        batches = _files(reader, items, progress)
+        place = None if journal is None else Path(journal)
+        samples, files = read_files(audit, Path(submitted), batch_size, progress, place)
+        refused = [Evidence(file.path, "cannot tell", note=file.reason) for file in files]
     else:
-        reader = None
-        batches = _tensors(submitted, items, batch_size, progress)
-    attack = Mint()
-    scores = attack.score(extract(AuditedModel(audit), _marked(batches, marks), attack.needs))
-    p_values = calibration.p_values(scores)
-    adjusted = benjamini_hochberg(p_values)
-    originals = _first_of_its_kind(marks)
-    judged = [
-        replace(
-            item,
-            decision="used" if adjusted[i] <= alpha else "no evidence",
-            score=float(scores[i]),
-            p_value=float(p_values[i]),
-            adjusted=float(adjusted[i]),
-            copy_of=None if originals[i] == i else items[originals[i]].path,
-        )
-        for i, item in enumerate(items)
-    ]
-    if reader is not None:
-        judged += [Evidence(file.path, "cannot tell", note=file.reason) for file in reader.rejected]
-        judged.sort(key=lambda item: item.path)
-    if not judged:
-        raise InputError("nothing was submitted: the loader, dataset or tensor yielded no row")
-    together = calibration.set_p_value(scores[sorted(set(originals))]) if len(scores) else None
+        samples = read_tensors(audit, submitted, batch_size, progress)
+    controls: tuple[Control, ...] = ()
+    items: tuple[Evidence, ...] = ()
+    tests: tuple[SetTest, ...] = ()
+    if len(samples):
+        same, twins = already_known(samples, audit.records, audit.trained())
+        original = distinct(samples)
+        items = judged_items(samples, scale, original, twins)
+        barred = {twin.item for twin in twins if twin.bits is None}
+        rows = np.array(sorted(set(original.tolist()) - barred), np.int64)
+        tests = set_tests(samples, scale, rows)
+        controls = (*submission_controls(samples, scale, rows, PROPERTY_NAMES), same)
+    controls += tuple(Control(**control) for control in audit.training_controls())
+    failed = [control.sentence for control in controls if control.outcome == "failed"]
+    together = min((test.adjusted for test in tests), default=None)
+    if failed:
+        items = tuple(replace(item, decision="cannot tell") for item in items)
     return Verdict(
-        decision="cannot tell" if together is None else "used" if together <= alpha else "no evidence",
+        decision=_decision(together, alpha, bool(failed)),
         p_value=together,
         alpha=float(alpha),
-        items=tuple(judged),
+        items=tuple(sorted([*items, *refused], key=lambda item: item.path)) if refused else items,
+        tests=tests,
+        controls=controls,
+        reason=" ".join(failed),
+        comparison=scale.explain(samples),
+        power=_power(audit, float(alpha)),
+        provenance=_provenance(audit),
         calibration_n=len(calibration.scores),
         smallest_p=calibration.smallest_p,
-        bundle_sha256=None if audit.bundle is None else audit.bundle.sha256,
-        method=str(audit.facts.get("method", "unknown")),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         libraries={name: metadata.version(name) for name in ("amint-audit", "torch", "numpy", "scipy")},
     )
 
 
-def _reader(audit: Audit, path: Path, batch_size: int) -> ImageFolderReader:
-    preprocessing = None if audit.bundle is None else audit.bundle.preprocessing
-    if preprocessing is None:
-        raise UsageError(
-            "files were submitted, but there is no preprocessing to turn them into inputs: save the bundle with "
-            "preprocessing=amint.Preprocessing(...) and verify against the bundle, or submit preprocessed tensors"
-        )
-    height, width = audit.input_shape[-2:]
-    return ImageFolderReader(path, preprocessing, batch_size=batch_size, expect=(height, width))
+def _decision(together: float | None, alpha: float, failed: bool) -> Decision:
+    if together is None or failed:
+        return "cannot tell"
+    return "used" if together <= alpha else "no evidence"
 
 
-def _files(reader: ImageFolderReader, items: list[Evidence], progress: Progress | None) -> Iterator[Tensor]:
-    for batch in reader:
-        items.extend(Evidence(row.path, "cannot tell", note=row.note, sha256=row.sha256) for row in batch.rows)
-        yield batch.tensor
-        if progress is not None:
-            progress(len(items) + len(reader.rejected), len(reader))
+def _power(audit: Audit, alpha: float) -> dict[str, object] | None:
+    members = audit.training.member_scores
+    if members is None or len(members) < _FEWEST_MEMBERS:
+        return None
+    return asdict(power_curve(members, audit.calibrated().scores, alpha=alpha))
 
 
-def _tensors(source: Source, items: list[Evidence], batch_size: int, progress: Progress | None) -> Iterator[Tensor]:
-    for x in input_batches(source, batch_size):
-        first = len(items)
-        broken = (~x.isfinite()).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
-        if broken:
-            raise InputError(
-                f"{len(broken)} of {len(x)} submitted rows hold NaN or infinity, first row {first + broken[0]}; "
-                "leave them out"
-            )
-        items.extend(Evidence(f"row {first + i}", "cannot tell") for i in range(len(x)))
-        yield x
-        if progress is not None:
-            progress(len(items), 0)
-
-
-def _first_of_its_kind(marks: list[int]) -> list[int]:
-    """For each row the number of the first row with the same content, often its own."""
-    seen: dict[int, int] = {}
-    return [seen.setdefault(mark, row) for row, mark in enumerate(marks)]
-
-
-def _marked(batches: Iterator[Tensor], marks: list[int]) -> Iterator[Tensor]:
-    for x in batches:
-        marks.extend(fingerprints(x).tolist())
-        yield x
+def _provenance(audit: Audit) -> Provenance:
+    held, facts = audit.bundle, audit.facts
+    commitment = facts.get("commitment")
+    return Provenance(
+        bundle_sha256=None if held is None else held.sha256,
+        weights_sha256=None if held is None else held.manifest["files"]["model.safetensors"],
+        method=str(facts.get("method", "unknown")),
+        steps=facts.get("steps"),
+        unaccounted_updates=facts.get("unaccounted_updates"),
+        commitment=None if commitment is None else str(commitment["root"]),
+        signature="not signed" if held is None else held.signature.sentence(),
+        evaluation=facts.get("evaluation"),
+    )

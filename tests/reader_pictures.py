@@ -2,6 +2,9 @@
 
 import io
 import struct
+import tarfile
+import warnings
+import zipfile
 import zlib
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 from PIL import Image
 
 from amint.preprocessing import Preprocessing
-from amint.readers import ImageFolderReader
+from amint.readers import Limits, open_submission
 
 SMALL = Preprocessing(size=(8, 8))
 
@@ -34,13 +37,17 @@ def png(width, height, depth=8, colour=2, rows=b""):
     return signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def judge(path, preprocessing=SMALL, **options):
+def judge(path, preprocessing=SMALL, expect=None, skip=frozenset(), batch_size=64, **limits):
     """Notes by path, reasons by path, the whole tensor."""
-    reader = ImageFolderReader(path, preprocessing, **options)
+    reader = open_submission(
+        path, preprocessing, expect=expect, skip=skip, batch_size=batch_size, limits=Limits(**limits)
+    )
     batches = list(reader)
     notes = {row.path: row.note for batch in batches for row in batch.rows}
     reasons = {row.path: row.reason for row in reader.rejected}
-    assert len(notes) + len(reasons) == len(reader)
+    assert sum(len(batch.rows) for batch in batches) + len(reader.rejected) + len(skip) == len(reader)
+    assert len(notes) + len(reasons) + len(skip) == len(reader), "names are unique"
+    assert all(name.isprintable() for name in (*notes, *reasons))
     return notes, reasons, torch.cat([batch.tensor for batch in batches]) if batches else None
 
 
@@ -58,3 +65,32 @@ def note_for(tmp_path, content, **options):
     notes, reasons, tensor = judge(tmp_path, **options)
     assert reasons == {}
     return notes["picture"], tensor[0]
+
+
+def content_of(seed=0):
+    return encoded(picture(seed=seed), "PNG")
+
+
+def make_zip(path, members, method=zipfile.ZIP_DEFLATED):
+    """``members``: pairs of a name, or a ZipInfo, and bytes."""
+    with zipfile.ZipFile(path, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path, members, mode="w", **options):
+    """``members``: pairs of a name, or a TarInfo, and bytes."""
+    with tarfile.open(path, mode, **options) as archive:
+        for name, content in members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if info.name.endswith("/") else info.type
+            info.size = info.size or len(content)
+            archive.addfile(info, io.BytesIO(content.ljust(info.size, b"\0")))
+    return path
+
+
+def files_below(folder):
+    """What lies in a folder, to see that nothing was written there."""
+    return sorted((str(path), path.lstat().st_size) for path in folder.rglob("*"))

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from amint.audit import load
 from amint.errors import NonFiniteError, RoleOverlapError, SplitError, UsageError
+from amint.loading import load
 
 
 def slow_scores(audit, x):

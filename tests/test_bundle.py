@@ -12,8 +12,8 @@ from torch import nn
 import amint
 from amint import bundle
 from amint.architecture import Architecture
-from amint.audit import load
 from amint.errors import BundleError, NonFiniteError, UsageError
+from amint.loading import load
 from amint.preprocessing import Preprocessing
 
 TOY = Architecture("import", "audit_toys:ToyNet", {})
@@ -174,7 +174,9 @@ def test_a_model_in_training_is_saved_without_its_head(tmp_path):
     audit.calibrate(images(30, seed=3))
     loaded = load(audit.save(tmp_path / "a"), model=ToyNet())
     assert set(loaded.bundle.model_weights) == set(ToyNet().state_dict())
-    assert loaded.facts == audit.facts | {"members_seen": 12}
+    controls = audit.training_controls()
+    assert loaded.facts == audit.facts | {"members_seen": 12, "controls": controls}
+    assert [control["name"] for control in controls] == ["members against external"]
     assert loaded.facts["method"] == "active"
     assert_same(audit, loaded)
 

@@ -1,6 +1,7 @@
 import io
 import os
 import stat
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -220,3 +221,21 @@ def test_saving_twice_keeps_the_last(tmp_path, place):
         audit_of(calibration=n).save(tmp_path / place)
     assert len(read(tmp_path / place).calibration.scores) == 40
     assert [entry.name for entry in tmp_path.iterdir()] == [place]
+
+
+def test_a_lie_about_sizes_does_not_fill_the_memory(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (MANIFEST, *WEIGHTS):
+            archive.writestr(name, b"\0" * 2**26)
+    content = bytearray(path.read_bytes())
+    # The size before packing, in every local and central header.
+    content = content.replace((2**26).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError):
+            read_files(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

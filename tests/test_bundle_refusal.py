@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from amint import bundle
 from amint.architecture import Architecture
-from amint.audit import load
 from amint.bundle_files import MANIFEST, WEIGHTS, write_files
 from amint.errors import BundleError
+from amint.loading import load
 
 NAMES = (MANIFEST, *WEIGHTS)
 OFTEN = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -123,7 +123,7 @@ def test_the_same_values_in_other_bytes_are_an_edit(tmp_path, sound):
     texts = [json.dumps(manifest), json.dumps(manifest, indent=2), json.dumps(manifest, indent=1, sort_keys=True)]
     texts += [json.dumps(dict(fields[i:] + fields[:i]), indent=1) for i in range(1, len(fields))]
     texts += [sound[MANIFEST].decode() + "\n", "\ufeff" + sound[MANIFEST].decode()]
-    twice = sound[MANIFEST].decode().replace('"version": 1,', '"version": 2,\n "version": 1,')
+    twice = sound[MANIFEST].decode().replace('"version": 2,', '"version": 1,\n "version": 2,')
     for text in [*texts, twice]:
         assert "edited or damaged: its checksum does not fit" in refusal(tmp_path, sound | {MANIFEST: text.encode()})
     assert "edited or damaged" in refusal(tmp_path, sound | {MANIFEST: sound[MANIFEST].decode().encode("utf-16")})
@@ -140,9 +140,9 @@ def test_the_same_values_in_other_bytes_are_an_edit(tmp_path, sound):
         (b"null", "its manifest does not say so"),
         (b'["amint-bundle"]', "its manifest does not say so"),
         (b'{"format": "other"}', "its manifest does not say so"),
-        (b'{"format": "amint-bundle", "version": 2}', "version 2, this amint reads version 1; use the amint"),
+        (b'{"format": "amint-bundle", "version": 1}', "version 1, this amint reads version 2; use the amint"),
         (b'{"format": "amint-bundle"}', "version None"),
-        (b'{"format": "amint-bundle", "version": 1}', "lacks or adds fields"),
+        (b'{"format": "amint-bundle", "version": 2}', "lacks or adds fields"),
     ],
 )
 def test_manifests_that_are_none(tmp_path, sound, text, reason):
@@ -233,18 +233,40 @@ def test_weights_of_another_model(tmp_path, sound):
         assert "does not compute what the saved one did" in refusal(tmp_path, with_file(sound, name, content))
 
 
+def columns(scores=(0.5, 0.1, 0.9), **others):
+    n = len(scores)
+    made = {"scores": torch.tensor(scores, dtype=torch.float64), "marks": torch.arange(n), "blind": torch.zeros(n, 2)}
+    return {name: column for name, column in (made | others).items() if column is not None}
+
+
 @pytest.mark.parametrize(
     "tensors, reason",
     [
-        ({}, "KeyError"),
-        ({"scores": torch.zeros(0)}, "calibration scores are empty"),
-        ({"scores": torch.tensor([float("nan")])}, "NaN or infinite"),
-        ({"scores": torch.zeros(3, 3)}, "one-dimensional"),
-        ({"scores": torch.zeros(3, dtype=torch.bfloat16)}, "not a usable audit bundle"),
+        ({}, "lack ['scores', 'marks', 'blind']"),
+        (columns(marks=None), "lack ['marks']"),
+        (columns(()), "calibration scores are empty"),
+        (columns((float("nan"),)), "NaN or infinity"),
+        (columns() | {"scores": torch.zeros(3, 3, dtype=torch.float64)}, "scores is torch.float64 of 2 dimensions"),
+        (columns() | {"scores": torch.zeros(3, dtype=torch.bfloat16)}, "scores is torch.bfloat16"),
+        (columns(marks=torch.arange(2)), "must have one length"),
+        (columns(surprise=torch.arange(3)), "no columns ['surprise']"),
     ],
 )
-def test_calibration_scores_that_are_none(tmp_path, sound, tensors, reason):
-    files = with_file(sound, WEIGHTS[2], safetensors.torch.save(tensors))
+def test_calibration_records_that_are_none(tmp_path, sound, tensors, reason):
+    files = with_file(sound, "calibration.safetensors", safetensors.torch.save(tensors))
+    assert reason in refusal(tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    "tensors, reason",
+    [
+        ({"external_hashes": torch.arange(3)}, "one fingerprint for each perceptual hash"),
+        ({"external_marks": torch.zeros(3)}, "external_marks is torch.float32"),
+        ({"member_scores": torch.full((2,), float("inf"), dtype=torch.float64)}, "NaN or infinity"),
+    ],
+)
+def test_training_records_that_are_none(tmp_path, sound, tensors, reason):
+    files = with_file(sound, "training.safetensors", safetensors.torch.save(tensors))
     assert reason in refusal(tmp_path, files)
 
 
@@ -271,13 +293,13 @@ LOADS_NOTHING_ELSE = """
 import sys
 seen = []
 sys.addaudithook(lambda event, args: seen.append((event, args)) if event in ("pickle.find_class", "exec") else None)
-import amint.audit, amint.bundle, audit_toys
+import amint.loading, amint.bundle, audit_toys
 seen.clear()
-amint.audit.load(sys.argv[1], model=audit_toys.ToyNet())
+amint.loading.load(sys.argv[1], model=audit_toys.ToyNet())
 amint.bundle.read(sys.argv[1])
 print(sorted({event for event, _ in seen}))
 try:
-    amint.audit.load(sys.argv[1])
+    amint.loading.load(sys.argv[1])
 except amint.AmintError as error:
     print(type(error).__name__, "marking" in sys.modules)
 """

@@ -9,6 +9,8 @@ from scipy import stats
 
 from amint.calibration import Calibration, benjamini_hochberg, holm
 from amint.errors import AlphaError, NonFiniteError, UsageError
+from amint.ranksum import rank_sum_p
+from amint.set_tests import welch_p
 
 tied = st.lists(st.integers(-8, 8).map(lambda k: k / 8), min_size=1, max_size=40)
 reals = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
@@ -64,6 +66,16 @@ def test_alphas_on_the_grid_of_p_values_are_met_exactly(n, data):
 def test_one_sample_as_a_set_has_its_own_p_value(known, score):
     calibration = Calibration(known)
     assert calibration.set_p_value([score]) == calibration.p_values([score])[0]
+
+
+@given(tied, tied)
+def test_set_p_values_are_those_of_the_test_that_was_asked_for(known, scores):
+    calibration = Calibration(known)
+    if len(scores) == 1:
+        assert calibration.set_p_value(scores, test="welch") == calibration.p_values(scores)[0]
+    else:
+        assert calibration.set_p_value(scores, test="welch") == welch_p(scores, known)
+        assert calibration.set_p_value(scores, test="rank-sum") == rank_sum_p(np.array(scores), np.array(known))
 
 
 @given(tied, tied, st.integers(1, 16))
@@ -125,7 +137,11 @@ def test_impossible_alphas_are_refused(alpha):
         (lambda: Calibration([1]).p_values(1.0), UsageError, "one-dimensional"),
         (lambda: Calibration([1]).set_p_value([]), UsageError, "at least one sample"),
         (lambda: Calibration([1]).set_p_value([math.nan]), NonFiniteError, "scores: 1 of 1"),
-        (lambda: Calibration([1]).set_p_value([1], test="fisher"), UsageError, "must be \"rank-sum\", found 'fisher'"),
+        (
+            lambda: Calibration([1]).set_p_value([1], test="fisher"),
+            UsageError,
+            "one of rank-sum, welch; found 'fisher'",
+        ),
         (lambda: holm([0.5, 1.5]), UsageError, "found 0.5 to 1.5"),
         (lambda: benjamini_hochberg([math.nan]), NonFiniteError, "p-values"),
     ],

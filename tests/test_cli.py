@@ -17,6 +17,7 @@ from rich.console import Console
 from amint import cli
 from amint.architecture import Architecture
 from amint.bundle import read
+from amint.commands import console
 from amint.evidence import Verdict
 from amint.preprocessing import Preprocessing
 
@@ -203,7 +204,10 @@ def test_splits_lists_the_taps(run, words):
 
 
 ERRORS = [
-    (["nonsense"], 'Unknown command "nonsense". Available commands: demo, splits, inspect, verify.'),
+    (
+        ["nonsense"],
+        'Unknown command "nonsense". Available commands: demo, splits, inspect, verify, attack, prove',
+    ),
     (["--nonsense"], "nonsense"),
     (["verify"], "BUNDLE requires an argument"),
     (["verify", "BUNDLE"], "SUBMITTED requires an argument"),
@@ -260,7 +264,7 @@ def test_no_arguments_show_the_commands(run):
     for words in ([], ["--help"]):
         status, out, err = run(*words)
         assert (status, err) == (0, "")
-        assert all(name in out for name in ("demo", "inspect", "splits", "verify"))
+        assert all(name in out for name in ("attack", "demo", "inspect", "splits", "verify"))
     status, out, _ = run("--version")
     assert (status, out) == (0, "0.1.0\n")
 
@@ -286,7 +290,7 @@ def test_a_terminal_without_unicode(run, bundle, tmp_path, monkeypatch):
 
 def test_a_terminal_shows_progress(run, bundle, tmp_path, monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "_err", Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=80))
     assert run("verify", bundle, write_pictures(tmp_path / "submitted", 3))[0] == 0
     assert "judging" in screen.getvalue()
     assert "3/3" in screen.getvalue()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amint.errors import UsageError
-from amint.evidence import SCHEMA, Evidence, Verdict, by_rank
+from amint.evidence import HEAD, SCHEMA, Control, Evidence, Provenance, SetTest, Verdict, by_rank
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 P = st.floats(5e-324, 1)
@@ -27,16 +27,42 @@ EVIDENCE = st.builds(
     sha256=st.none() | TEXT,
     copy_of=st.none() | TEXT,
 )
+TESTS = st.builds(
+    SetTest,
+    name=st.sampled_from([HEAD, "confidence"]),
+    p_value=P,
+    adjusted=P,
+    superiority=FINITE,
+    low=FINITE,
+    high=FINITE,
+    members_at_least=st.integers(0, 9),
+)
+CONTROLS = st.builds(
+    Control,
+    name=TEXT,
+    outcome=st.sampled_from(["passed", "failed", "not checked"]),
+    sentence=TEXT,
+    p_value=st.none() | P,
+    value=st.none() | FINITE,
+    details=st.dictionaries(TEXT, FINITE | TEXT | st.none(), max_size=2),
+)
+PROVENANCE = st.builds(
+    Provenance, bundle_sha256=st.none() | TEXT, method=TEXT, steps=st.none() | st.integers(0, 9), signature=TEXT
+)
 VERDICT = st.builds(
     Verdict,
     decision=st.sampled_from(["used", "no evidence", "cannot tell"]),
     p_value=st.none() | P,
     alpha=st.floats(1e-9, 0.999),
     items=st.lists(EVIDENCE, max_size=5).map(tuple),
+    tests=st.lists(TESTS, max_size=2).map(tuple),
+    controls=st.lists(CONTROLS, max_size=3).map(tuple),
+    reason=TEXT,
+    comparison=TEXT,
+    power=st.none() | st.dictionaries(TEXT, FINITE, max_size=2),
+    provenance=PROVENANCE,
     calibration_n=st.integers(1, 10**9),
     smallest_p=P,
-    bundle_sha256=st.none() | TEXT,
-    method=TEXT,
     created=TEXT,
     libraries=st.dictionaries(TEXT, TEXT, max_size=3),
 )
@@ -50,8 +76,22 @@ def verdict(decision="used", p=0.00021, alpha=0.01, judged=37, used=0, rejected=
         for i in range(judged)
     ]
     items += [Evidence(f"bad {i}.png", "cannot tell", note="damaged") for i in range(rejected)]
+    head = () if p is None else (SetTest(HEAD, p, p, 0.9, 0.8, 0.95, 3),)
     return Verdict(
-        decision, p, alpha, tuple(items), 99, 0.01, None, "active", "2025-01-01T00:00:00+00:00", {"torch": "2"}
+        decision=decision,
+        p_value=p,
+        alpha=alpha,
+        items=tuple(items),
+        tests=head,
+        controls=(),
+        reason="",
+        comparison="Each sample is compared with all 99 calibration samples.",
+        power=None,
+        provenance=Provenance(method="active"),
+        calibration_n=99,
+        smallest_p=0.01,
+        created="2025-01-01T00:00:00+00:00",
+        libraries={"torch": "2"},
     )
 
 
@@ -66,6 +106,7 @@ def test_json_there_and_back_is_exact(one):
     data = json.loads(text, parse_constant=refuse_constant)
     assert data["schema"] == SCHEMA
     assert data["sentence"] == one.sentence()
+    assert data["contradiction"] == one.contradiction
     assert data["counts"] == {
         "submitted": len(one.items),
         "judged": sum(item.score is not None for item in one.items),
@@ -88,14 +129,14 @@ def edited(**changes):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (edited(schema=2), "has schema 2, expected 1; use the amint that wrote it"),
+        (edited(schema=1), "has schema 1, expected 2; use the amint that wrote it"),
         (edited(schema=None), "has schema None"),
         ("{}", "not a verdict that amint wrote"),
         ("[1]", "not a verdict that amint wrote"),
         ("null", "not a verdict that amint wrote"),
         ("", "not a verdict that amint wrote"),
         ("[" * 100_000, "not a verdict that amint wrote"),
-        ('{"schema": 1}', "not a verdict that amint wrote"),
+        ('{"schema": 2}', "not a verdict that amint wrote"),
         (edited(items=3), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a"}]), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a", "decision": "used", "more": 1}]), "not a verdict that amint wrote"),
@@ -214,3 +255,29 @@ def test_reading_a_verdict_needs_no_torch():
     code = "import sys, amint.evidence; print(sorted({'torch', 'numpy', 'scipy'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def two_kinds(head, confidence, **changes):
+    tests = (
+        SetTest(HEAD, head, head, 0.5, 0.4, 0.6, 0),
+        SetTest("confidence", confidence, confidence, 0.9, 0.8, 0.95, 3),
+    )
+    return dataclasses.replace(verdict(**changes), tests=tests, p_value=min(head, confidence))
+
+
+def test_strong_evidence_that_the_head_does_not_share_is_called_a_contradiction():
+    one = two_kinds(0.6, 0.0001)
+    assert one.contradiction
+    assert "This is a contradiction: the MINT head" in one.sentence()
+    assert "kept from the head" in one.sentence()
+    for agreeing in (two_kinds(0.0001, 0.6), two_kinds(0.0001, 0.0001), two_kinds(0.6, 0.6)):
+        assert not agreeing.contradiction
+        assert "contradiction" not in agreeing.sentence()
+    assert not verdict(decision="cannot tell", p=None).contradiction
+
+
+def test_a_failed_control_is_the_verdict():
+    one = dataclasses.replace(verdict("cannot tell", p=1e-9), reason="The pictures differ in size.")
+    assert one.sentence().startswith("Cannot tell: The pictures differ in size. Without this")
+    assert "p < 0.0001, which shows nothing by itself." in one.sentence()
+    assert "Used" not in one.sentence()

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 from reader_pictures import SMALL, encoded, judge, note_for, picture, png, reason_for
 
 from amint.preprocessing import Preprocessing
-from amint.readers import ImageFolderReader
+from amint.readers import open_submission
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
@@ -76,7 +76,7 @@ def test_pillow_and_warnings_are_left_as_they_were(tmp_path):
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters[:], log.disabled
     picture().save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"bad")
-    for _ in ImageFolderReader(tmp_path, SMALL, batch_size=1):
+    for _ in open_submission(tmp_path, SMALL, batch_size=1):
         now = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, warnings.filters[:], log.disabled
         assert now == before, "while the caller works on a batch"
     assert (

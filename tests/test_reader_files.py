@@ -7,7 +7,9 @@ import pytest
 
 from amint.errors import InputError
 from amint.readers import files
-from amint.readers.files import list_candidates, printable, read_bytes
+from amint.readers.files import list_candidates, read_bytes
+from amint.readers.limits import Limits
+from amint.readers.rows import printable
 
 
 def write(folder, *names, content=b"content"):
@@ -18,12 +20,12 @@ def write(folder, *names, content=b"content"):
 
 
 def names(folder):
-    return [candidate.name for candidate in list_candidates(folder)[1]]
+    return [candidate.name for candidate in list_candidates(folder, Limits())[1]]
 
 
 def outcome(folder, name, max_bytes=1000):
     """The bytes of the entry of that name, or the reason why there are none."""
-    top, candidates = list_candidates(folder)
+    top, candidates = list_candidates(folder, Limits())
     candidate = next(candidate for candidate in candidates if candidate.name == name)
     try:
         return read_bytes(candidate, top, max_bytes)
@@ -61,16 +63,16 @@ def test_litter_is_skipped(tmp_path):
 
 def test_nothing_to_read(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        list_candidates(tmp_path / "missing")
+        list_candidates(tmp_path / "missing", Limits())
     with pytest.raises(InputError, match=r"cannot read a\\x00b"):
-        list_candidates("a\0b")
+        list_candidates("a\0b", Limits())
     empty = tmp_path / "an empty one"
     empty.mkdir()
     with pytest.raises(InputError, match="an empty one holds no files"):
-        list_candidates(empty)
+        list_candidates(empty, Limits())
     write(empty, ".DS_Store", "sub/Thumbs.db")
     with pytest.raises(InputError, match="an empty one holds no files"):
-        list_candidates(empty)
+        list_candidates(empty, Limits())
 
 
 def test_a_single_file_even_a_hidden_or_linked_one(tmp_path):
@@ -119,7 +121,7 @@ def test_the_submission_itself_may_be_a_link(tmp_path):
 
 def test_a_file_swapped_for_a_link_after_listing_is_not_followed(tmp_path):
     write(tmp_path, "in/a.png", "secret")
-    top, candidates = list_candidates(tmp_path / "in")
+    top, candidates = list_candidates(tmp_path / "in", Limits())
     (tmp_path / "in" / "a.png").unlink()
     (tmp_path / "in" / "a.png").symlink_to("../secret")
     with pytest.raises(InputError, match="leaves the submitted folder"):
@@ -198,7 +200,7 @@ def test_what_may_not_be_opened_is_named(tmp_path, monkeypatch):
 
 def test_a_file_gone_since_the_listing(tmp_path):
     write(tmp_path, "a.png")
-    top, candidates = list_candidates(tmp_path)
+    top, candidates = list_candidates(tmp_path, Limits())
     (tmp_path / "a.png").unlink()
     with pytest.raises(InputError, match="cannot be reached: no such file"):
         read_bytes(candidates[0], top, 1000)
@@ -219,7 +221,7 @@ def test_folders_that_cannot_be_listed(tmp_path, monkeypatch):
     assert outcome(tmp_path, "closed/") == "a folder that cannot be listed: permission denied"
     refused = tmp_path.name
     with pytest.raises(InputError, match=r"cannot list the folder .*permission denied"):
-        list_candidates(tmp_path)
+        list_candidates(tmp_path, Limits())
 
 
 def test_folders_nested_deeper_than_a_path_may_be_long(tmp_path, monkeypatch):
@@ -231,7 +233,7 @@ def test_folders_nested_deeper_than_a_path_may_be_long(tmp_path, monkeypatch):
             Path("d" * 200).mkdir()
             os.chdir("d" * 200)
             deep += 1
-        found = list_candidates(tmp_path)[1]
+        found = list_candidates(tmp_path, Limits())[1]
         assert found[0].name == "a.png"
         assert "file name too long" in found[1].reason
     finally:

@@ -1,17 +1,20 @@
 import gc
 import hashlib
+import math
 import os
+import tracemalloc
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
-from reader_pictures import SMALL, judge, picture
+from reader_pictures import SMALL, encoded, judge, picture
 from torchvision.datasets.folder import default_loader
 
 from amint.errors import InputError, UsageError
 from amint.preprocessing import Preprocessing
-from amint.readers import Batch, ImageFolderReader, Rejected, Row
+from amint.readers import PROPERTY_NAMES, Batch, ImageFolderReader, Limits, Properties, Rejected, Row, open_submission
+from amint.readers.files import Files
 
 
 def test_batches_hold_what_the_training_loader_gives(tmp_path):
@@ -19,7 +22,7 @@ def test_batches_hold_what_the_training_loader_gives(tmp_path):
         folder = tmp_path / f"class {index % 2}"
         folder.mkdir(exist_ok=True)
         picture(seed=index).save(folder / f"{index}.png")
-    reader = ImageFolderReader(tmp_path, SMALL, batch_size=3)
+    reader = open_submission(tmp_path, SMALL, batch_size=3)
     assert len(reader) == 7
     batches = list(reader)
     assert [batch.tensor.shape for batch in batches] == [(3, 3, 8, 8), (3, 3, 8, 8), (1, 3, 8, 8)]
@@ -36,7 +39,7 @@ def test_batches_hold_what_the_training_loader_gives(tmp_path):
 
 def test_a_single_file(tmp_path):
     picture().save(tmp_path / "one.png")
-    reader = ImageFolderReader(str(tmp_path / "one.png"), SMALL)
+    reader = open_submission(str(tmp_path / "one.png"), SMALL)
     (batch,) = reader
     assert isinstance(batch, Batch)
     assert isinstance(batch.rows[0], Row)
@@ -45,14 +48,14 @@ def test_a_single_file(tmp_path):
 
 def test_missing_and_empty(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        ImageFolderReader(tmp_path / "missing", SMALL)
+        open_submission(tmp_path / "missing", SMALL)
     with pytest.raises(InputError, match=r"the folder .* holds no files"):
-        ImageFolderReader(tmp_path, SMALL)
+        open_submission(tmp_path, SMALL)
 
 
 def test_a_folder_without_a_single_picture(tmp_path):
     (tmp_path / "README.txt").write_text("hello")
-    reader = ImageFolderReader(tmp_path, SMALL)
+    reader = open_submission(tmp_path, SMALL)
     assert list(reader) == []
     assert [type(row) for row in reader.rejected] == [Rejected]
 
@@ -67,7 +70,7 @@ def test_a_model_that_takes_one_size(tmp_path):
     assert judge(tmp_path, SMALL, expect=(8, 8))[1] == {}
     for expect in ((16, 16), (8,)):
         with pytest.raises(UsageError, match="expect must be"):
-            ImageFolderReader(tmp_path, SMALL, expect=expect)
+            open_submission(tmp_path, SMALL, expect=expect)
 
 
 def test_names(tmp_path):
@@ -129,19 +132,90 @@ def test_hostile_entries_beside_a_good_picture(tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.parametrize("name", ["batch_size", "max_pixels", "max_bytes", "min_side"])
+@pytest.mark.parametrize("name", ["max_pixels", "max_bytes", "min_side", "members", "total_bytes", "ratio"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
-def test_limits_are_checked(tmp_path, name, value):
+def test_limits_are_checked(name, value):
     with pytest.raises(UsageError, match=name):
-        ImageFolderReader(tmp_path, SMALL, **{name: value})
+        Limits(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_arguments_are_checked_before_anything_is_read(tmp_path, value):
+    with pytest.raises(UsageError, match="batch_size"):
+        open_submission(tmp_path, SMALL, batch_size=value)
+    with pytest.raises(UsageError, match="skip"):
+        open_submission(tmp_path, Preprocessing(), skip={"a.png"})
+
+
+def test_the_folder_reader_is_the_same_reader(tmp_path):
+    for seed in range(3):
+        picture(seed=seed).save(tmp_path / f"{seed}.png")
+    (ours,) = ImageFolderReader(tmp_path, SMALL, max_bytes=10**6, expect=(8, 8))
+    (theirs,) = open_submission(tmp_path, SMALL)
+    assert ours.rows == theirs.rows
+    assert torch.equal(ours.tensor, theirs.tensor)
+    with pytest.raises(UsageError, match="max_pixels"):
+        ImageFolderReader(tmp_path, SMALL, max_pixels=0)
 
 
 def test_no_more_than_one_batch_is_kept(tmp_path):
     for index in range(12):
         picture(seed=index).save(tmp_path / f"{index}.png")
     alive = []
-    reading = iter(ImageFolderReader(tmp_path, SMALL, batch_size=3))
+    reading = iter(open_submission(tmp_path, SMALL, batch_size=3))
     for _ in range(4):
         alive.append(weakref.ref(next(reading).tensor))
         gc.collect()
         assert [reference() for reference in alive] == [None] * len(alive)
+
+
+def test_properties(tmp_path):
+    contents = {
+        "rough": encoded(picture("L", 24, 40), "JPEG", quality=10),
+        "fine": encoded(picture("L", 24, 40), "JPEG", quality=100),
+        "indexed": encoded(picture("P", 24, 40), "PNG"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (batch,) = open_submission(tmp_path, SMALL)
+    found = {row.path: row.properties for row in batch.rows}
+    assert found["indexed"] == Properties("PNG", "P", 40, 24, len(contents["indexed"]), 0.0)
+    assert found["fine"] == Properties("JPEG", "L", 40, 24, len(contents["fine"]), 1.0)
+    assert found["rough"].quantisation > 50
+    for row in found.values():
+        numbers = dict(zip(PROPERTY_NAMES, row.as_numbers(), strict=True))
+        assert numbers[f"format {row.format}"] == numbers[f"mode {row.mode}"] == 1
+        assert sum(value for name, value in numbers.items() if name.startswith(("format ", "mode "))) == 2
+        assert 2 ** numbers["log2 width"] == pytest.approx(40)
+        assert all(type(value) is float and math.isfinite(value) for value in numbers.values())
+
+
+def test_what_is_skipped_is_not_opened(tmp_path, monkeypatch):
+    for index in range(6):
+        picture(seed=index).save(tmp_path / f"{index}.png")
+    opened = []
+    real_open = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(Path(path).name) or real_open(path, *rest))
+    reader = open_submission(tmp_path, SMALL, batch_size=2, skip={"0.png", "3.png", "elsewhere.png"})
+    assert [[row.path for row in batch.rows] for batch in reader] == [["1.png", "2.png"], ["4.png", "5.png"]]
+    assert len(reader) == 6
+    assert opened == ["1.png", "2.png", "4.png", "5.png"]
+
+
+def test_more_entries_than_the_limit(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture().save(tmp_path / name)
+    assert len(judge(tmp_path, members=3)[0]) == 3
+    with pytest.raises(InputError, match="more than 2 entries"):
+        judge(tmp_path, members=2)
+
+
+def test_one_entry_takes_little_memory(tmp_path):
+    paths = [f"class {i % 1000:04}/photograph {i:06}.jpg".encode() for i in range(100_000)]
+    tracemalloc.start()
+    files = Files(str(tmp_path), [bytes(bytearray(path)) for path in paths], {})
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert used / len(files) < 100
+    assert files[99_999].location == str(tmp_path / "class 0999/photograph 099999.jpg")

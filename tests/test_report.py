@@ -1,17 +1,23 @@
+import base64
+import io
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
-from amint.calibration import Calibration, benjamini_hochberg
+from amint.calibration import Calibration, benjamini_hochberg, holm
+from amint.effect import effect
 from amint.errors import AlphaError, UsageError
-from amint.evidence import Evidence, Verdict
-from amint.metrics import auroc_interval, tpr_at_fpr_interval
-from amint.report import METHODS, write_report, write_training_report
+from amint.evidence import HEAD, Control, Evidence, Provenance, SetTest, Verdict
+from amint.metrics import auroc, auroc_interval, balanced_accuracy_interval, tpr_at_fpr_interval
+from amint.power import power_curve
+from amint.report import METHODS, pictured, write_report, write_training_report
+from amint.wording import chance
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "base", "source", "embed"}
 HOSTILE = (
@@ -57,17 +63,25 @@ class Page(HTMLParser):
     def attributes(self, *names):
         return [value for _, attributes in self.tags for name, value in attributes.items() if name in names]
 
+    def whole(self, tag, style):
+        """All text inside the elements of this tag and class, whatever is nested in them, in one line each."""
+        found = re.findall(rf'<{tag} class="{style}"[^>]*>(.*?)</{tag}>', self.text, re.DOTALL)
+        return [" ".join("".join(word for *_, word in Page(inner).words).split()) for inner in found]
+
     def key(self):
         return dict(zip(self.said("dt"), self.said("dd", "value"), strict=True))
 
 
 def check_self_contained(page):
-    assert not {tag for tag, _ in page.tags} & {"script", "img", "link", "iframe", "object", "embed", "image", "base"}
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "image", "base"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert [tag for tag, _ in page.tags].count("style") == 1
     ids = page.attributes("id")
     assert len(set(ids)) == len(ids)
-    references = page.attributes("href", "xlink:href", "src")
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert all(one["src"].startswith("data:image/png;base64,") and one["alt"] for one in pictures)
+    assert all(set(one) == {"src", "alt"} for one in pictures)
+    references = page.attributes("href", "xlink:href")
     targets = re.findall(r"url\(([^)]*)\)", page.text)
     assert all(target.startswith("#") for target in references + targets)
     assert {target[1:] for target in references + targets} <= set(ids)
@@ -84,22 +98,43 @@ def verdict_of(scores, calibration, alpha=0.01, names=None, rejected=(), **chang
         for i, (name, s, one, q) in enumerate(zip(names, scores, p, adjusted, strict=True))
     ]
     items += [Evidence(name, "cannot tell", note=note) for name, note in rejected]
-    together = calibration.set_p_value(scores) if len(scores) else None
-    decision = "cannot tell" if together is None else "used" if together <= alpha else "no evidence"
+    tests = set_tests({HEAD: (scores, calibration.scores)}) if len(scores) else ()
+    together = min((test.adjusted for test in tests), default=None)
+    n = len(calibration.scores)
     fields = {
-        "bundle_sha256": "ab" * 32,
-        "method": "active MINT",
+        "decision": "cannot tell" if together is None else "used" if together <= alpha else "no evidence",
+        "p_value": together,
+        "alpha": alpha,
+        "items": tuple(items),
+        "tests": tests,
+        "controls": (),
+        "reason": "",
+        "comparison": f"Each sample is compared with all {n} calibration samples.",
+        "power": None,
+        "provenance": Provenance(bundle_sha256="ab" * 32, method="active"),
+        "calibration_n": n,
+        "smallest_p": 1 / (n + 1),
         "created": "2025-01-31T12:00:00+00:00",
         "libraries": {"amint-audit": "0.1.0", "torch": "2.9.1"},
     }
-    n = len(calibration.scores)
-    return Verdict(decision, together, alpha, tuple(items), n, 1 / (n + 1), **(fields | changes))
+    return Verdict(**(fields | changes))
 
 
-def page_of(verdict, calibration, folder):
-    page = Page(write_report(verdict, calibration, folder / "new" / "report.html").read_text(encoding="utf-8"))
+def set_tests(kinds):
+    p_values = [Calibration(known).set_p_value(own) for own, known in kinds.values()]
+    tests = []
+    for (name, sides), p_value, adjusted in zip(kinds.items(), p_values, holm(p_values).tolist(), strict=True):
+        size = effect(*sides)
+        ends = size.interval.low, size.interval.high
+        tests.append(SetTest(name, p_value, adjusted, size.superiority, *ends, size.members_at_least))
+    return tuple(tests)
+
+
+def page_of(verdict, calibration, folder, **options):
+    path = write_report(verdict, calibration, folder / "new" / "report.html", **options)
+    page = Page(path.read_text(encoding="utf-8"))
     check_self_contained(page)
-    assert page.said("p", f"sentence {verdict.decision.replace(' ', '-')}") == [verdict.sentence()]
+    assert page.whole("p", f"sentence {verdict.decision.replace(' ', '-')}") == [verdict.sentence()]
     return page
 
 
@@ -130,13 +165,14 @@ def test_shows_verdict_and_counts(case, calibration, tmp_path):
         "Judged": str(n),
         "Flagged one by one": str(int((p <= 0.01).sum())),
         "Used, after correction": str(int((benjamini_hochberg(p) <= 0.01).sum())),
-        "p-value, all together": "–" if not n else "< 0.0001" if verdict.p_value < 1e-4 else f"{verdict.p_value:.2g}",
+        "p-value, all together": "–" if not n else chance(verdict.p_value),
     }
     assert f"up to {0.01 * n:.3g} expected by chance" in page.text
-    assert [attributes["role"] for tag, attributes in page.tags if tag == "svg"] == ["img", "img"] * bool(n)
+    shapes = [attributes.get("role", "icon") for tag, attributes in page.tags if tag == "svg"]
+    assert shapes == ["icon"] + ["img"] * 3 * bool(n)
     assert page.said("bdi")[-1] == "notes.txt"
     assert page.said("td", "name")[0] == "not an image"
-    assert "“No evidence” is not “not used”" in page.text
+    assert any(said.startswith("“No evidence” is not “not used”") for said in page.said("li"))
     assert "ab" * 32 in page.said("td", "name")
 
 
@@ -145,20 +181,32 @@ def test_copies_are_named_and_drawn_once(calibration, tmp_path):
     items = [replace(item, copy_of="<a>" if item.path in "bc" else None) for item in copied.items]
     page = page_of(replace(copied, items=tuple(items)), calibration, tmp_path)
     assert page.said("bdi") == ["<a>", "b", "<a>", "c", "<a>", "d"]
-    assert "one rank-sum test of all scores; 2 exact copies left out" in page.said("dd")
+    assert "the strongest evidence, corrected; 2 exact copies left out" in page.said("dd")
     assert all(
         text in page.text for text in ("submission, 2 scores", "2 p-values from", "Exact copies are drawn once.")
     )
 
 
-def test_lists_the_twenty_most_suspicious_and_fifty_rejected(calibration, tmp_path):
+def test_lists_the_twenty_most_and_five_least_suspicious_and_fifty_rejected(calibration, tmp_path):
     rejected = [(f"bad{i}.txt", "empty") for i in range(57)]
     verdict = verdict_of(np.random.default_rng(1).permutation(100) / 50, calibration, rejected=rejected)
     page = page_of(verdict, calibration, tmp_path)
-    best = sorted(verdict.judged, key=lambda item: -item.score)[:20]
-    assert page.said("bdi") == [item.path for item in best] + [name for name, _ in rejected[:50]]
-    assert page.said("td", "n")[::3] == [f"{item.score:.3g}" for item in best]
+    ranked = sorted(verdict.judged, key=lambda item: -item.score)
+    shown = ranked[:20] + ranked[-5:]
+    assert page.said("bdi") == [item.path for item in shown] + [name for name, _ in rejected[:50]]
+    cells = page.said("td", "n")[-75:]
+    numbers = ([f"{item.score:.3g}", chance(item.p_value), chance(item.adjusted)] for item in shown)
+    assert cells == [cell for row in numbers for cell in row]
+    assert "… 75 between them …" in page.said("td")
     assert "… and 7 more." in page.said("p")
+
+
+@pytest.mark.parametrize("n", [19, 20, 21, 25, 26])
+def test_every_sample_is_listed_once_or_counted_as_left_out(n, calibration, tmp_path):
+    page = page_of(verdict_of(np.arange(n) / 10, calibration), calibration, tmp_path)
+    listed = page.said("bdi")
+    assert listed == [f"folder/{i}.png" for i in [*range(n)[::-1][:20], *range(n)[::-1][max(20, n - 5) :]]]
+    assert len(listed) + ("… 1 between them …" in page.said("td")) == n
 
 
 def test_hostile_names_stay_text(calibration, tmp_path):
@@ -168,8 +216,11 @@ def test_hostile_names_stay_text(calibration, tmp_path):
         calibration,
         names=names,
         rejected=[("x" * 9, reason) for reason in HOSTILE],
-        method=HOSTILE[0],
-        bundle_sha256=HOSTILE[1],
+        provenance=Provenance(
+            HOSTILE[1], HOSTILE[1], HOSTILE[0], HOSTILE[2], HOSTILE[2], HOSTILE[3], HOSTILE[4], {HOSTILE[0]: HOSTILE[2]}
+        ),
+        comparison=HOSTILE[0],
+        controls=(Control(HOSTILE[0], "passed", HOSTILE[1]),),
         libraries={HOSTILE[0]: HOSTILE[2]},
     )
     page = page_of(verdict, calibration, tmp_path)
@@ -177,7 +228,16 @@ def test_hostile_names_stay_text(calibration, tmp_path):
     assert page.said("bdi") == [*HOSTILE, *escaped, *["x" * 9] * len(HOSTILE)]
     facts = page.said("td", "name")
     assert facts[: len(HOSTILE)] == list(HOSTILE)
-    assert {HOSTILE[0], HOSTILE[1], f"{HOSTILE[0]} {HOSTILE[2]}"} <= set(facts)
+    assert {HOSTILE[1], HOSTILE[2], HOSTILE[3], HOSTILE[4], f"{HOSTILE[0]} {HOSTILE[2]}"} <= set(facts)
+    assert f"{HOSTILE[0]}, {HOSTILE[2]} training steps" in facts
+    assert {HOSTILE[0], HOSTILE[1]} <= set(page.said("p"))
+
+
+def test_hostile_names_stay_text_beside_their_pictures(calibration, tmp_path):
+    verdict = verdict_of([*range(len(HOSTILE))], calibration, names=list(HOSTILE))
+    page = page_of(verdict, calibration, tmp_path, thumbnails=dict.fromkeys(HOSTILE, picture()))
+    alternatives = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert [text.partition(": p ")[0] for text in alternatives] == list(HOSTILE[::-1])
 
 
 def test_long_names_are_shortened_and_may_break_anywhere(calibration, tmp_path):
@@ -189,7 +249,7 @@ def test_long_names_are_shortened_and_may_break_anywhere(calibration, tmp_path):
     cells = [
         attributes.get("class") for tag, attributes in page.tags if (tag, attributes.get("scope")) == ("th", "row")
     ]
-    assert cells[:2] == ["name", "name"]
+    assert cells[1:3] == ["name", "name"]
 
 
 def test_hundred_thousand_files_make_a_small_report_quickly(tmp_path):
@@ -216,7 +276,9 @@ def test_same_verdict_same_bytes_whatever_the_settings(calibration, tmp_path):
 def test_text_alternative_gives_the_numbers(calibration, tmp_path):
     verdict = verdict_of(CASES["half"], calibration)
     page = page_of(verdict, calibration, tmp_path)
-    scores, p_values = page.said("desc")
+    scores, p_values, roc = page.said("desc")
+    area = auroc(np.r_[CASES["half"], calibration.scores], np.repeat([1, 0], [60, 300]))
+    assert roc.startswith(f"submission: AUROC {area:.3f}; share of the submission at a false-alarm rate of:")
     assert f"submission, 60 scores: median {np.median(CASES['half']):.3g}" in scores
     assert f"{verdict.flagged} at or above the line" in scores
     assert f"60 p-values from {1 / 301:.2g}" in p_values
@@ -231,6 +293,135 @@ def test_refuses_another_calibration_and_an_alpha_out_of_reach(calibration, tmp_
     with pytest.raises(AlphaError, match="out of reach with 300"):
         write_report(verdict_of([1.0], calibration, alpha=0.001), calibration, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def picture(seed=0):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_pictures_of_the_most_and_the_least_suspicious(calibration, tmp_path):
+    verdict = verdict_of(np.random.default_rng(1).permutation(60) / 20, calibration)
+    best = [item.path for item in sorted(verdict.items, key=lambda item: -item.score)]
+    names = pictured(verdict)
+    assert names == (*best[:12], *best[-12:])
+    thumbnails = {name: picture(i) for i, name in enumerate(names) if i != 3} | {"unknown": picture()}
+    page = page_of(verdict, calibration, tmp_path, thumbnails=thumbnails)
+    shown = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [one["alt"].partition(":")[0] for one in shown] == [name for name in names if name in thumbnails]
+    contents = [base64.b64decode(one["src"].partition(",")[2]) for one in shown]
+    assert contents == [thumbnails[name] for name in names if name in thumbnails]
+    assert {"Most suspicious", "Least suspicious"} <= set(page.said("h3"))
+
+
+def test_without_pictures_nothing_is_said_of_them(calibration, tmp_path):
+    page = page_of(verdict_of([1.0, 2.0], calibration), calibration, tmp_path, thumbnails={})
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert "The samples" not in page.said("h2")
+
+
+@pytest.mark.parametrize("n, groups", [(0, (0, 0)), (1, (1, 0)), (2, (1, 1)), (7, (4, 3)), (24, (12, 12))])
+def test_few_samples_are_pictured_once_each_and_copies_not_again(n, groups, calibration):
+    verdict = verdict_of(np.arange(n), calibration)
+    assert len(set(pictured(verdict))) == len(pictured(verdict)) == sum(groups) == n
+    copies = [replace(item, path=f"copy {i}", copy_of=item.path) for i, item in enumerate(verdict.items)]
+    assert pictured(replace(verdict, items=(*verdict.items, *copies))) == pictured(verdict)
+
+
+def test_a_thumbnail_that_is_no_png_is_refused(calibration, tmp_path):
+    with pytest.raises(UsageError, match=r"'folder/0\.png' is something else"):
+        page_of(verdict_of([1.0], calibration), calibration, tmp_path, thumbnails={"folder/0.png": b"<svg/>"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_kinds_of_evidence_and_their_contradiction_are_shown(calibration, tmp_path):
+    rng = np.random.default_rng(3)
+    own, sure = rng.normal(-3, 1, 40), rng.normal(1.5, 1, 40)
+    tests = set_tests({HEAD: (own, calibration.scores), "confidence": (sure, rng.normal(0, 1, 300))})
+    verdict = verdict_of(own, calibration, tests=tests, p_value=tests[1].adjusted, decision="used")
+    assert verdict.contradiction
+    page = page_of(verdict, calibration, tmp_path)
+    (text,) = page.whole("div", "contradiction")
+    assert text.startswith(f"Contradiction The two kinds of evidence disagree: {HEAD}: p {chance(tests[0].adjusted)};")
+    cells = page.said("td", "n")
+    for row, test in zip((cells[:4], cells[4:8]), tests, strict=True):
+        assert row == [chance(test.p_value), chance(test.adjusted), f"{test.superiority:.3f}", row[3]]
+        assert row[3] == f"{test.members_at_least} of 40"
+        assert f"{test.low:.3f} – {test.high:.3f}" in page.said("small")
+    assert page_of(verdict_of(own, calibration), calibration, tmp_path).whole("div", "contradiction") == []
+
+
+def test_a_failed_control_leads_the_checklist_and_is_the_verdict(calibration, tmp_path):
+    controls = (
+        Control("duplicates", "passed", "None of 9 submitted samples is known."),
+        Control("order", "not checked", "Too few."),
+        Control("blind baseline", "failed", "The pictures differ in size."),
+    )
+    verdict = verdict_of(
+        np.arange(9), calibration, controls=controls, decision="cannot tell", reason="The pictures differ in size."
+    )
+    page = page_of(verdict, calibration, tmp_path)
+    states = [attributes["class"] for tag, attributes in page.tags if tag == "li" and "class" in attributes]
+    assert states == ["failed", "passed", "not-checked"]
+    words = [word for word in page.said("span", "tag") if word in ("failed", "passed", "not checked")]
+    assert words == ["failed", "passed", "not checked"]
+    assert "None of 9 submitted samples is known." in page.said("p")
+    assert page.whole("p", "meaning")[0].startswith("A control failed:")
+    assert page.said("td", "n")[3] == "–", "no number of used samples while the cause is open"
+    assert any(said.startswith("A control failed: what follows is no evidence") for said in page.said("p"))
+    assert page.text.index("Cannot tell:") < page.text.index("The pictures differ in size.")
+
+
+def test_power_is_drawn_and_said(calibration, tmp_path):
+    curve = power_curve(np.random.default_rng(5).normal(-1.5, 1, 200), calibration.scores)
+    page = page_of(verdict_of(CASES["half"], calibration, power=asdict(curve)), calibration, tmp_path)
+    assert f"{curve.needed} samples are needed for 80% of submissions" in page.text
+    described = page.said("desc")[3]
+    for point in curve.points:
+        assert f"{point.n:,}: {point.rate:.0%} (95 % interval {point.interval.low:.0%} to" in described
+    weak = power_curve(np.random.default_rng(5).normal(-3, 1, 200), calibration.scores)
+    assert weak.needed is None
+    page = page_of(verdict_of([], calibration, power=asdict(weak)), calibration, tmp_path)
+    assert "Half of 200 known members are too few for 80% of submissions" in page.text
+    assert len(page.said("desc")) == 1
+    assert "Not known how many samples" in page_of(verdict_of([1.0], calibration), calibration, tmp_path).text
+
+
+def test_a_comparison_by_class_draws_its_own_p_values_and_no_line(calibration, tmp_path):
+    verdict = verdict_of([1.0, -3.0], calibration)
+    items = tuple(replace(item, p_value=p) for item, p in zip(verdict.items, (0.25, 0.75), strict=True))
+    page = page_of(replace(verdict, items=items), calibration, tmp_path)
+    assert "at or above the line" not in page.said("desc")[0]
+    assert "2 p-values from 0.25 to 0.75" in page.said("desc")[1]
+
+
+def test_where_it_comes_from(calibration, tmp_path):
+    figure = {"value": 0.9631, "low": 0.95, "high": 0.974, "n": [300, 1347]}
+    evaluation = {"alpha": 0.05, "auroc": figure, "balanced_accuracy": figure, "tpr_at_fpr_0.01": figure}
+    origin = Provenance("ab" * 32, "cd" * 32, "active", 1250, 7, "ef" * 32, "The bundle is signed.", evaluation)
+    page = page_of(verdict_of([1.0], calibration, provenance=origin), calibration, tmp_path)
+    facts = page.said("td", "name")
+    value = "0.963 (95 % interval 0.950 – 0.974; 300 members, 1,347 unseen)"
+    expected = [
+        "ab" * 32,
+        "cd" * 32,
+        "ef" * 32,
+        "active MINT, 1250 training steps",
+        "7",
+        "The bundle is signed.",
+        value,
+    ]
+    assert set(expected) <= set(facts)
+    assert facts.count(value) == 3
+    heads = {"Owner’s AUROC", "Owner’s balanced accuracy, at alpha = 0.05", "Owner’s TPR at an FPR of 0.01"}
+    assert heads <= set(page.said("th"))
+    assert "The model was changed 7 times while the head saw nothing of it." in " ".join(page.text.split())
+
+
+@pytest.mark.parametrize("evaluation", [[1], "x", {"auroc": None}, {"auroc": {"value": "x"}}, {"a": {"n": 3}}, 4])
+def test_evaluation_figures_that_amint_did_not_write_do_no_harm(evaluation, calibration, tmp_path):
+    page_of(verdict_of([], calibration, provenance=Provenance(evaluation=evaluation)), calibration, tmp_path)
 
 
 RESULTS = {
@@ -272,6 +463,15 @@ def test_training_report_compares_methods_and_shows_the_verdicts(calibration, tm
     assert all(f"{label}: AUROC" in roc for label in METHODS.values())
     assert "members, 80 scores" in histogram
     assert "unseen, 120 scores" in histogram
+
+
+def test_training_report_gives_intervals_at_thresholds_fixed_before(tmp_path):
+    thresholds = dict.fromkeys(curves(), 0.75)
+    path = write_training_report(RESULTS, curves(), {}, tmp_path / "report.html", thresholds=thresholds)
+    page = Page(path.read_text(encoding="utf-8"))
+    for members, unseen in curves().values():
+        interval = balanced_accuracy_interval(np.r_[members, unseen], np.repeat([1, 0], [80, 120]), 0.75)
+        assert f"{interval.low:.3f} – {interval.high:.3f}" in page.said("small")
 
 
 def test_training_report_refuses_missing_and_empty_scores(tmp_path):

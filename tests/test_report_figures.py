@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from amint.calibration import Calibration
-from amint.report.figures import null_band, p_value_plot, roc_plot, score_histogram
+from amint.report.figures import null_band, p_value_plot, power_plot, roc_plot, score_histogram
 
 LINE = "#d55e00"
 
@@ -40,6 +40,28 @@ def test_roc_plot_draws_the_step_curve_on_a_log_axis():
 def test_roc_plot_of_single_samples():
     line = drawn(roc_plot("roc", {"one": ([1.0], [0.0])}))
     np.testing.assert_allclose(line[[0, -1]] * (1, 1.02), [(0, 1), (1, 1)], atol=1e-4)
+
+
+def test_roc_plot_says_what_its_axes_count():
+    svg = roc_plot("roc", {"one": ([1.0], [0.0])}, found="share found", among="others")
+    assert svg.count("false alarms among others") == 2
+    assert "AUROC 1.000; share found at a false-alarm rate of: 100.0% at 1%" in svg
+
+
+def test_power_plot_draws_the_rates_over_a_logarithmic_axis():
+    points = [
+        {"n": n, "rate": rate, "interval": {"low": rate / 2, "high": (1 + rate) / 2}, "mean_p": 0.1}
+        for n, rate in ((1, 0.0), (10, 0.5), (100, 1.0))
+    ]
+    svg = power_plot("power", {"points": points, "target": 0.8, "alpha": 0.01}, 20)
+    lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: #d55e00', svg)
+    (line,) = (line for line in lines if line.count("L") == 2)
+    x, y = np.array(re.findall(r"[ML] (\S+) (\S+)", line), float).T
+    np.testing.assert_allclose(np.diff(x)[0], np.diff(x)[1], rtol=1e-3)
+    np.testing.assert_allclose(np.diff(y)[0], np.diff(y)[1], rtol=1e-3)
+    assert "10: 50% (95 % interval 25% to 75%)" in svg
+    assert "this submission: 20" in svg
+    assert "this submission" not in power_plot("power", {"points": points[:1], "target": 0.8, "alpha": 0.01}, 0)
 
 
 def test_histogram_keeps_its_shape_beside_a_wild_score():

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from audit_toys import audit_of, images
+from audit_toys import ToyNet, audit_of, images
+from torch.utils.data import DataLoader, TensorDataset
 
 from amint.errors import UsageError
 from amint.signals import Signals, extract
-from amint.targets import AuditedModel
+from amint.targets import AuditedModel, ClassifierTarget
 
 
 class Counting:
@@ -80,3 +81,58 @@ def test_the_audited_model_provides_its_mint_logit():
     expected = torch.cat([audit.score(x[:4]), audit.score(x[4:])])
     np.testing.assert_array_equal(signals["mint_logit"], expected.double())
     assert AuditedModel(audit).measure(x, frozenset()) == {}
+
+
+def test_inputs_with_labels_reach_the_target():
+    x, y = images(10), torch.arange(10) % 4
+    loader = DataLoader(TensorDataset(x, y), 4)
+    signals = extract(ClassifierTarget(ToyNet()), loader, {"label", "logprob", "features"})
+    np.testing.assert_array_equal(signals["label"], y)
+    assert {name: len(column) for name, column in signals.columns.items()} == {
+        "label": 10,
+        "logprob": 10,
+        "features": 10,
+    }
+
+
+def test_any_number_of_signals_costs_one_pass_over_the_data_and_one_of_the_model():
+    model, read, ran = ToyNet(), [], []
+    model.register_forward_hook(lambda *_: ran.append(1))
+    pairs = [(x, torch.arange(len(x)) % 4) for x in images(10).split(4)]
+    target = ClassifierTarget(model, taps=["middle"])
+    target.measure(pairs[0], {"maps"})
+    ran.clear()
+    plain = {n for n in target.provides if not n.endswith("_queries") and not n.startswith("gradient")}
+    extract(target, (read.append(1) or pair for pair in pairs), plain)
+    assert len(read) == len(ran) == 3
+
+
+def test_audits_read_labelled_batches_too():
+    audit, x = audit_of(), images(6)
+    with_labels = extract(AuditedModel(audit), [(x, torch.zeros(6))], {"mint_logit"})
+    np.testing.assert_array_equal(with_labels["mint_logit"], audit.score(x).double())
+
+
+@pytest.mark.parametrize("rows", [images(3), TensorDataset(images(3))], ids=["tensor", "dataset"])
+def test_rows_are_no_batches(rows):
+    with pytest.raises(UsageError, match="yields single rows; pass DataLoader"):
+        extract(Counting(), rows, {"total"})
+
+
+def test_rows_of_signals():
+    signals = Signals({"a": np.arange(4), "b": np.arange(8).reshape(4, 2)})
+    for which in (np.array([True, False, False, True]), np.array([0, 3])):
+        chosen = signals.rows(which)
+        assert chosen["a"].tolist() == [0, 3]
+        assert chosen["b"].tolist() == [[0, 1], [6, 7]]
+
+
+def test_signals_of_target_and_references_join():
+    own, others = Signals({"a": np.arange(4)}), Signals({"b": np.ones((4, 2))})
+    joined = own.joined(others)
+    assert set(joined.columns) == {"a", "b"}
+    assert len(joined) == 4
+    with pytest.raises(UsageError, match=r"both sets of signals have \['a'\]"):
+        own.joined(Signals({"a": np.zeros(4)}))
+    with pytest.raises(UsageError, match="one length"):
+        own.joined(Signals({"b": np.zeros(3)}))

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import amint
 from amint.architecture import Architecture
-from amint.audit import load
 from amint.calibration import Calibration
 from amint.errors import AlphaError, BundleError, InputError, NonFiniteError, UsageError
+from amint.loading import load
 from amint.preprocessing import Preprocessing
 from amint.verification import verify
 
@@ -60,7 +60,8 @@ def test_against_the_formulas_spelled_out(seed):
     x = images(5, seed=50 + seed, level=seed / 10)
     alpha = 0.2
     verdict = verify(audit, x, alpha=alpha)
-    scores = [float(score) for score in audit.score(x)]
+    reading = audit.read(x)
+    scores = reading.scores.tolist()
     p_values = slow_p_values(scores, audit.calibrated().scores)
     adjusted = slow_benjamini_hochberg(p_values)
     assert [item.score for item in verdict.items] == scores
@@ -68,7 +69,14 @@ def test_against_the_formulas_spelled_out(seed):
     assert [item.adjusted for item in verdict.items] == pytest.approx(adjusted, abs=1e-12)
     assert [item.decision for item in verdict.items] == ["used" if q <= alpha else "no evidence" for q in adjusted]
     assert verdict.flagged == sum(p <= alpha for p in p_values)
-    assert verdict.p_value == pytest.approx(slow_rank_sum(scores, audit.calibrated().scores), abs=1e-12)
+    head, confidence = verdict.tests
+    assert (head.name, confidence.name) == ("MINT head", "confidence")
+    assert head.p_value == pytest.approx(slow_rank_sum(scores, audit.records.scores), abs=1e-12)
+    assert confidence.p_value == pytest.approx(slow_rank_sum(reading.confidence, audit.records.confidence), abs=1e-12)
+    smaller, larger = sorted([head.p_value, confidence.p_value])
+    holm = [min(1, 2 * smaller), min(1, max(2 * smaller, larger))]
+    assert sorted([head.adjusted, confidence.adjusted]) == pytest.approx(holm, abs=1e-12)
+    assert verdict.p_value == min(head.adjusted, confidence.adjusted)
     assert verdict.decision == ("used" if verdict.p_value <= alpha else "no evidence")
     assert [item.path for item in verdict.items] == [f"row {i}" for i in range(5)]
 
@@ -93,12 +101,12 @@ def test_some_members_among_unseen_data_stand_out_on_their_own(knowing):
 def test_a_register_says_where_it_comes_from(tmp_path, knowing):
     path = knowing.save(tmp_path / "a", architecture=TOY)
     verdict = judge(path, images(2))
-    assert verdict.bundle_sha256 == load(path, model=ToyNet()).bundle.sha256
-    assert verdict.method == "registered"
+    assert verdict.provenance.bundle_sha256 == load(path, model=ToyNet()).bundle.sha256
+    assert verdict.provenance.method == "registered"
     assert (verdict.calibration_n, verdict.smallest_p, verdict.alpha) == (199, 1 / 200, 0.05)
     assert datetime.datetime.fromisoformat(verdict.created).tzinfo is not None
     assert set(verdict.libraries) == {"amint-audit", "torch", "numpy", "scipy"}
-    assert verify(knowing, images(2)).bundle_sha256 is None
+    assert verify(knowing, images(2)).provenance.bundle_sha256 is None
 
 
 @pytest.mark.parametrize("alpha, n", [(0.01, 99), (0.019, 52), (0.001, 999)])
@@ -142,7 +150,7 @@ def test_files_are_preprocessed_to_the_last_bit_as_in_training(tmp_path, preproc
     folder = write_pictures(tmp_path / "pictures", 7, size=(16, 16) if preprocessing.size is None else (23, 31))
     in_training = tensors_of(folder, preprocessing)
     verdict = judge(bundle, folder)
-    assert [item.score for item in verdict.items] == audit_of().score(in_training).tolist()
+    assert [item.score for item in verdict.items] == audit_of().read(in_training).scores.tolist()
     assert verdict.items == tuple(
         item.__class__(**{**vars(item), "path": file.path, "sha256": file.sha256})
         for item, file in zip(judge(bundle, in_training).items, verdict.items, strict=True)
@@ -217,7 +225,8 @@ def test_copies_count_once(tmp_path):
     highest = x[audit.score(x).argmax()]
     once = verify(audit, highest[None], alpha=0.05)
     many = verify(audit, highest.repeat(60, 1, 1, 1), alpha=0.05)
-    assert many.p_value == once.p_value == once.items[0].p_value
+    assert many.tests == once.tests
+    assert once.tests[0].p_value == once.items[0].p_value
     assert [item.copy_of for item in many.items] == [None] + ["row 0"] * 59
     assert many.copies == 59
     mixed = verify(audit, torch.cat([x[:5], highest[None], x[:5]]), alpha=0.05)

@@ -19,8 +19,15 @@ class Attack(Protocol):
         needs: names of the signals it reads.
     """
 
-    name: str
-    needs: frozenset[str]
+    @property
+    def name(self) -> str:
+        """See above."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See above."""
+        ...
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:
         """Learn from samples whose membership is known."""

@@ -1,6 +1,20 @@
 """Readers turn submitted files into batches a model can judge, and say of every other file why not."""
 
-from amint.readers.files import Rejected, Row
-from amint.readers.images import Batch, ImageFolderReader
+from amint.readers.batches import ImageFiles
+from amint.readers.images import Batch, ImageFolderReader, ImageReader
+from amint.readers.limits import Limits
+from amint.readers.opening import open_submission
+from amint.readers.rows import PROPERTY_NAMES, Properties, Rejected, Row
 
-__all__ = ["Batch", "ImageFolderReader", "Rejected", "Row"]
+__all__ = [
+    "PROPERTY_NAMES",
+    "Batch",
+    "ImageFiles",
+    "ImageFolderReader",
+    "ImageReader",
+    "Limits",
+    "Properties",
+    "Rejected",
+    "Row",
+    "open_submission",
+]

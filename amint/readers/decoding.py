@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from PIL import Image, ImageFile
 
 from amint.errors import InputError
 from amint.preprocessing import Preprocessing
+from amint.readers.rows import Properties
 
-__all__ = ["FORMATS", "decode", "shown_size"]
+__all__ = ["FORMATS", "Picture", "decode", "shown_size"]
 
 # Pillow reads far more, partly by starting other programs (EPS); a stranger's file gets only these decoders.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -24,10 +26,17 @@ _MAX_COUNTED_GIF = 16 * 2**20
 _PILLOW = threading.Lock()
 
 
-def decode(
-    content: bytes, preprocessing: Preprocessing, max_pixels: int, min_side: int
-) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The picture in a file's bytes as float32 [channels, height, width], and notes on what was lost.
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """``tensor`` is float32 [channels, height, width], ``notes`` say in plain words what was lost on the way."""
+
+    tensor: torch.Tensor
+    notes: tuple[str, ...]
+    properties: Properties
+
+
+def decode(content: bytes, preprocessing: Preprocessing, max_pixels: int, min_side: int) -> Picture:
+    """The picture in a file's bytes.
 
     Pillow's settings and Python's warning filters are the same afterwards as before; no warning escapes.
 
@@ -48,8 +57,10 @@ def decode(
                 narrowed = ("16-bit reduced to 8",) if image.mode == "RGB" and _is_16_bit(image) else ()
                 with _silent_libtiff(image):
                     image.load()
+                # Before frames are counted, which can leave another one, in another mode, in its place.
+                properties = _properties(image, len(content))
                 tensor, notes = preprocessing.apply(image)
-                return tensor, (*_frames(image, len(content)), *narrowed, *notes)
+                return Picture(tensor, (*_frames(image, len(content)), *narrowed, *notes), properties)
             except InputError:
                 raise
             except MemoryError:
@@ -103,6 +114,13 @@ def _silent_libtiff(image: ImageFile.ImageFile) -> Iterator[None]:
             with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), 2)
         yield
+
+
+def _properties(image: ImageFile.ImageFile, file_bytes: int) -> Properties:
+    tables: dict[int, list[int]] = getattr(image, "quantization", {})
+    entries = [entry for table in tables.values() for entry in table]
+    mean = sum(entries) / len(entries) if entries else 0.0
+    return Properties(image.format or "", image.mode, image.width, image.height, file_bytes, mean)
 
 
 def _is_16_bit(image: ImageFile.ImageFile) -> bool:

@@ -2,17 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 import torch
 
 from amint.errors import InputError, UsageError
 from amint.preprocessing import Preprocessing
-from amint.readers.decoding import decode, shown_size
-from amint.readers.files import Rejected, Row, list_candidates, read_bytes
+from amint.readers.decoding import Picture, decode, shown_size
+from amint.readers.files import Folder
+from amint.readers.kinds import sniff
+from amint.readers.limits import Limits
+from amint.readers.rows import Rejected, Row
+from amint.readers.sources import Entry, Source
 
-__all__ = ["Batch", "ImageFolderReader"]
+__all__ = ["Batch", "ImageFolderReader", "ImageReader"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,23 +27,113 @@ class Batch:
     rows: tuple[Row, ...]
 
 
-class ImageFolderReader:
-    """Reads a folder of pictures, or a single one, in batches; memory does not grow with their number.
+class ImageReader:
+    """Reads the pictures of a source in batches; memory grows with their number by a name each at most.
 
-    Iterating yields batches in the order of the relative paths. Afterwards ``rejected`` says of every other
-    entry why it was not judged: ``len(reader)`` is the number of rows judged and rejected together. Links
-    inside the folder are read like files, links that leave it are rejected. Formats are told by content,
-    not by name: PNG, JPEG, WEBP, GIF, BMP, TIFF and PPM. Of several frames the first is judged.
+    Iterating yields batches in the order of the source. Afterwards ``rejected`` says of every other entry why it
+    was not judged: ``len(reader)`` is the number of rows judged, rejected and skipped together. Formats are told by
+    content, not by name: PNG, JPEG, WEBP, GIF, BMP, TIFF and PPM. Of several frames the first is judged.
+
+    Args:
+        opening: gives the source, named entries; called after all other arguments are found to be sound.
+        preprocessing: what the audited model does to a picture.
+        batch_size: rows in every batch but the last.
+        expect: the height and width the model takes, where ``preprocessing`` does not resize: pictures of
+            any other size are rejected. Without it the first picture that can be judged sets the size.
+        skip: names that are neither opened nor judged nor rejected.
+        limits: how much is read at most.
+
+    Raises:
+        UsageError: a batch size below 1, ``expect`` against the size that ``preprocessing`` resizes to, or ``skip``
+            where the first picture would set the size.
+    """
+
+    def __init__(
+        self,
+        opening: Callable[[], Source],
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        expect: tuple[int, int] | None,
+        skip: Set[str],
+        limits: Limits,
+    ) -> None:
+        if type(batch_size) is not int or batch_size < 1:
+            raise UsageError(f"batch_size must be a whole number of at least 1, found {batch_size!r}")
+        if expect is not None and (len(expect) != 2 or preprocessing.size not in (None, tuple(expect))):
+            raise UsageError(
+                f"expect must be a height and a width that agree with the size in preprocessing, "
+                f"{preprocessing.size}; found {expect!r}"
+            )
+        if skip and expect is None and preprocessing.size is None:
+            raise UsageError("with skip, expect must be given: otherwise what is skipped could change the size judged")
+        self._preprocessing = preprocessing
+        self._batch_size = batch_size
+        self._expect = None if expect is None else tuple(expect)
+        self._skip = skip
+        self._limits = limits
+        self._source = opening()
+        self._rejected: list[Rejected] = []
+
+    def __len__(self) -> int:
+        """How many entries the submission has."""
+        return len(self._source)
+
+    @property
+    def rejected(self) -> tuple[Rejected, ...]:
+        """What the latest pass over the files has rejected so far."""
+        return tuple(self._rejected)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._rejected = []
+        expect = self._expect
+        tensors: list[torch.Tensor] = []
+        rows: list[Row] = []
+        for entry in self._source:
+            if entry.name in self._skip:
+                continue
+            try:
+                row, tensor = self._judged(entry)
+                size = (tensor.shape[1], tensor.shape[2])
+                expect = expect or size
+                if size != expect:
+                    wanted = shown_size(*expect)
+                    raise InputError(f"{shown_size(*size)} pixels, but the model takes {wanted} (height x width)")
+            except InputError as problem:
+                self._rejected.append(Rejected(entry.name, str(problem)))
+                continue
+            tensors.append(tensor)
+            rows.append(row)
+            if len(rows) == self._batch_size:
+                yield _packed(tensors, rows)
+        if rows:
+            yield _packed(tensors, rows)
+
+    def _judged(self, entry: Entry) -> tuple[Row, torch.Tensor]:
+        content = entry.read(self._limits.max_bytes)
+        picture = self._decoded(content)
+        notes = "; ".join((*([entry.note] if entry.note else []), *picture.notes))
+        return Row(entry.name, hashlib.sha256(content).hexdigest(), picture.properties, notes), picture.tensor
+
+    def _decoded(self, content: bytes) -> Picture:
+        try:
+            return decode(content, self._preprocessing, self._limits.max_pixels, self._limits.min_side)
+        except InputError:
+            kind = sniff(content)
+            if not kind:
+                raise
+            raise InputError(f"a {kind} file inside the submission, which is not opened; submit it by itself") from None
+
+
+class ImageFolderReader(ImageReader):
+    """Reads a folder of pictures, or a single one, in batches, in the order of the relative paths.
+
+    Links inside the folder are read like files, links that leave it are rejected.
 
     Args:
         path: a folder, searched with its subfolders, or one file.
-        preprocessing: what the audited model does to a picture.
-        batch_size: rows in every batch but the last.
-        max_pixels: pictures with more pixels than this are rejected by their header, before decoding.
-        max_bytes: files larger than this are rejected unread.
-        min_side: pictures with a side shorter than this, in pixels, are rejected.
-        expect: the height and width the model takes, where ``preprocessing`` does not resize: pictures of
-            any other size are rejected. Without it the first picture that can be judged sets the size.
+        preprocessing, batch_size, expect: as in ``ImageReader``.
+        max_pixels, max_bytes, min_side: as in ``Limits``.
 
     Raises:
         UsageError: a limit below 1, or ``expect`` against the size that ``preprocessing`` resizes to.
@@ -56,61 +150,15 @@ class ImageFolderReader:
         min_side: int = 4,
         expect: tuple[int, int] | None = None,
     ) -> None:
-        limits = {
-            "batch_size": batch_size,
-            "max_pixels": max_pixels,
-            "max_bytes": max_bytes,
-            "min_side": min_side,
-        }
-        for name, value in limits.items():
-            if type(value) is not int or value < 1:
-                raise UsageError(f"{name} must be a whole number of at least 1, found {value!r}")
-        if expect is not None and (len(expect) != 2 or preprocessing.size not in (None, tuple(expect))):
-            raise UsageError(
-                f"expect must be a height and a width that agree with the size in preprocessing, "
-                f"{preprocessing.size}; found {expect!r}"
-            )
-        self._preprocessing = preprocessing
-        self._batch_size = batch_size
-        self._max_pixels = max_pixels
-        self._max_bytes = max_bytes
-        self._min_side = min_side
-        self._expect = None if expect is None else tuple(expect)
-        self._folder, self._candidates = list_candidates(path)
-        self._rejected: list[Rejected] = []
-
-    def __len__(self) -> int:
-        """How many entries will be judged or rejected."""
-        return len(self._candidates)
-
-    @property
-    def rejected(self) -> tuple[Rejected, ...]:
-        """What the latest pass over the files has rejected so far."""
-        return tuple(self._rejected)
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._rejected = []
-        expect = self._expect
-        tensors: list[torch.Tensor] = []
-        rows: list[Row] = []
-        for candidate in self._candidates:
-            try:
-                content = read_bytes(candidate, self._folder, self._max_bytes)
-                tensor, notes = decode(content, self._preprocessing, self._max_pixels, self._min_side)
-                size = (tensor.shape[1], tensor.shape[2])
-                expect = expect or size
-                if size != expect:
-                    wanted = shown_size(*expect)
-                    raise InputError(f"{shown_size(*size)} pixels, but the model takes {wanted} (height x width)")
-            except InputError as problem:
-                self._rejected.append(Rejected(candidate.name, str(problem)))
-                continue
-            tensors.append(tensor)
-            rows.append(Row(candidate.name, hashlib.sha256(content).hexdigest(), "; ".join(notes)))
-            if len(rows) == self._batch_size:
-                yield _packed(tensors, rows)
-        if rows:
-            yield _packed(tensors, rows)
+        limits = Limits(max_pixels=max_pixels, max_bytes=max_bytes, min_side=min_side)
+        super().__init__(
+            lambda: Folder(path, limits),
+            preprocessing,
+            batch_size=batch_size,
+            expect=expect,
+            skip=frozenset(),
+            limits=limits,
+        )
 
 
 def _packed(tensors: list[torch.Tensor], rows: list[Row]) -> Batch:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import ArrayLike
 
 from amint.calibration import Calibration
 from amint.errors import UsageError
-from amint.evidence import SCHEMA, Verdict, by_rank
-from amint.metrics import auroc_interval, tpr_at_fpr_interval
-from amint.report.figures import p_value_plot, roc_plot, score_histogram
+from amint.evidence import HEAD, SCHEMA, Verdict, by_rank
+from amint.metrics import auroc_interval, balanced_accuracy_interval, tpr_at_fpr_interval
+from amint.report import parts
+from amint.report.figures import roc_plot, score_histogram
+from amint.report.parts import pictured
+from amint.wording import chance
 
-__all__ = ["METHODS", "write_report", "write_training_report"]
+__all__ = ["METHODS", "pictured", "write_report", "write_training_report"]
 
 METHODS = {"active": "active MINT", "registered": "registered afterwards", "passive": "passive MINT"}
-_MOST_SUSPICIOUS, _MOST_REJECTED, _LONGEST = 20, 50, 400
+_KINDS = {
+    HEAD: "what the head, told of the members in training, makes of the samples",
+    "confidence": "how sure the model is of them; also shows data kept from the head, and takes easy samples for known",
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_SUSPICIOUS, _LEAST_SUSPICIOUS, _MOST_REJECTED, _LONGEST = 20, 5, 50, 400
 
 
-def write_report(verdict: Verdict, calibration: Calibration, path: str | Path) -> Path:
+def write_report(
+    verdict: Verdict, calibration: Calibration, path: str | Path, *, thumbnails: Mapping[str, bytes] | None = None
+) -> Path:
     """Write a verdict as one self-contained HTML file.
 
     Args:
         verdict: what :func:`amint.verify` found.
         calibration: the calibration that it was found with.
         path: the file to write; its folder is made if need be.
+        thumbnails: PNG files of the samples that :func:`pictured` names, by the names that the verdict gives them, as
+            from :func:`amint.readers.thumbnails.thumbnails`. What is missing is not shown.
 
     Raises:
-        UsageError: the calibration is not the verdict's.
+        UsageError: the calibration is not the verdict's, or a thumbnail is no PNG file.
         AlphaError: the verdict's alpha is out of the calibration's reach.
     """
     if verdict.calibration_n != len(calibration.scores):
@@ -40,19 +52,38 @@ def write_report(verdict: Verdict, calibration: Calibration, path: str | Path) -
             f"the verdict rests on {verdict.calibration_n} calibration scores, but the calibration given holds "
             f"{len(calibration.scores)}; pass the calibration of the audit that gave this verdict"
         )
-    judged = verdict.judged
+    shown = dict(thumbnails or {})
+    broken = [name for name, content in shown.items() if not content.startswith(_PNG)]
+    if broken:
+        raise UsageError(f"thumbnails must be the bytes of PNG files; {broken[0]!r} is something else")
+    judged, n_judged = by_rank(verdict.judged), len(verdict.judged)
     rejected = [item for item in verdict.items if item.score is None]
+    word, _, rest = verdict.sentence().partition(": ")
+    last = judged[max(_MOST_SUSPICIOUS, n_judged - _LEAST_SUSPICIOUS) :]
     return _write(
         path,
         "verdict.html.j2",
         verdict=verdict,
         schema=SCHEMA,
-        by_chance=verdict.alpha * len(judged),
-        suspicious=by_rank(judged)[:_MOST_SUSPICIOUS],
+        word=_plain(word),
+        rest=_plain(rest),
+        by_chance=verdict.alpha * n_judged,
+        n_distinct=len(parts.distinct(verdict)),
+        kinds=_KINDS,
+        controls=sorted(verdict.controls, key=lambda control: control.outcome != "failed"),
+        listed=judged[:_MOST_SUSPICIOUS],
+        left_out=max(0, n_judged - _MOST_SUSPICIOUS - len(last)),
+        last=last,
+        pictures=parts.pictures(verdict, shown),
+        thumbnails=shown,
         rejected=rejected[:_MOST_REJECTED],
         more_rejected=max(0, len(rejected) - _MOST_REJECTED),
         n_rejected=len(rejected),
-        figures=_figures(verdict, calibration) if judged else None,
+        method=METHODS.get(verdict.provenance.method, verdict.provenance.method),
+        evaluation=parts.evaluation(verdict.provenance.evaluation),
+        power_sentence=parts.power_sentence(verdict),
+        by_class=parts.by_class(verdict, calibration),
+        figures=parts.figures(verdict, calibration),
     )
 
 
@@ -61,6 +92,8 @@ def write_training_report(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
     verdicts: Mapping[str, Verdict],
     path: str | Path,
+    *,
+    thresholds: Mapping[str, float] | None = None,
 ) -> Path:
     """Write a training run, compared with its alternatives, as one self-contained HTML file.
 
@@ -69,6 +102,8 @@ def write_training_report(
         curves: for each of the names in ``METHODS`` the scores of members ``[m]`` and of unseen samples ``[n]``.
         verdicts: name of a submission -> what was found, such as "members" and "unseen".
         path: the file to write; its folder is made if need be.
+        thresholds: for each of the same names the score from which the balanced accuracy of ``results`` calls a sample
+            a member, fixed without these scores; gives it an interval.
 
     Raises:
         UsageError: a method without scores.
@@ -82,29 +117,21 @@ def write_training_report(
         path,
         "training.html.j2",
         results=results,
-        methods=[(label, results[key], _intervals(*curves[label])) for key, label in METHODS.items()],
+        methods=[
+            (label, results[key], _intervals(*curves[label], (thresholds or {}).get(label)))
+            for key, label in METHODS.items()
+        ],
         verdicts=verdicts,
         roc=roc_plot("roc", shown),
         histogram=score_histogram("scores", ("unseen", unseen), ("members", members)),
     )
 
 
-def _figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
-    scores = np.array([item.score for item in verdict.judged if item.copy_of is None], dtype=np.float64)
-    return {
-        "scores": score_histogram(
-            "scores",
-            ("calibration (not used)", calibration.scores),
-            ("submission", scores),
-            (f"p ≤ {verdict.alpha:g}", calibration.threshold(verdict.alpha)),
-        ),
-        "p_values": p_value_plot("p-values", calibration.p_values(scores), len(calibration.scores), verdict.alpha),
-    }
-
-
-def _intervals(members: ArrayLike, unseen: ArrayLike) -> dict[str, str]:
+def _intervals(members: ArrayLike, unseen: ArrayLike, threshold: float | None) -> dict[str, str]:
     scores, labels = np.concatenate([members, unseen]), np.repeat([1, 0], [np.size(members), np.size(unseen)])
     found = {"auroc": auroc_interval(scores, labels), "tpr_at_fpr_0.01": tpr_at_fpr_interval(scores, labels, 0.01)}
+    if threshold is not None:
+        found["balanced_accuracy"] = balanced_accuracy_interval(scores, labels, threshold)
     return {key: f"{interval.low:.3f} – {interval.high:.3f}" for key, interval in found.items()}
 
 
@@ -113,9 +140,14 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _visible(text: str) -> str:
-    """No character that is invisible, reorders its neighbours or cannot be encoded; file names come from strangers."""
+    """What strangers wrote, such as file names: made plain, and cut where it is long."""
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    return _plain(text)
+
+
+def _plain(text: str) -> str:
+    """No character that is invisible, reorders its neighbours or cannot be encoded."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -123,9 +155,11 @@ _PAGES = Environment(
     loader=PackageLoader(__name__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
 _PAGES.filters |= {
+    "base64": lambda content: base64.b64encode(content).decode("ascii"),
     "count": lambda n: f"{n:,}",
     "number": _number,
-    "chance": lambda p: "< 0.0001" if p is not None and p < 0.0001 else _number(p, 2),
+    "chance": lambda p: "–" if p is None else chance(p),
+    "plain": _plain,
     "percent": lambda x: f"{x:.1%}".replace("%", " %"),
     "visible": _visible,
 }

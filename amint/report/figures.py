@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,7 +25,7 @@ from scipy import stats
 from amint.arrays import Floats, score_array
 from amint.metrics import auroc, roc, tpr_at_fpr
 
-__all__ = ["null_band", "p_value_plot", "roc_plot", "score_histogram"]
+__all__ = ["null_band", "p_value_plot", "power_plot", "roc_plot", "score_histogram"]
 
 # Okabe and Ito's palette, told apart by all common kinds of colour vision; lines also differ in dashes.
 BLUE, VERMILLION, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6b7280"
@@ -128,14 +129,21 @@ def null_band(places: Floats, m: int, n_calibration: int) -> tuple[Floats, Float
     return low, high
 
 
-def roc_plot(name: str, curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Markup:
+def roc_plot(
+    name: str,
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    found: str = "members found",
+    among: str = "unseen",
+) -> Markup:
     """Step ROC curves over a logarithmic false-alarm axis.
 
     Args:
         name: prefix of the SVG's ids, unique in the page.
         curves: label -> scores of members ``[m]`` and of non-members ``[n]``; at most four.
+        found: what the members' axis counts.
+        among: what the non-members are.
     """
-    parts = [f"{label}: {_rates(*_labelled(*scores))}" for label, scores in curves.items()]
+    parts = [f"{label}: {_rates(*_labelled(*scores), found)}" for label, scores in curves.items()]
     left = min(0.1, 10.0 ** np.floor(np.log10(1 / max(np.size(others) for _, others in curves.values()))))
     with _axes() as (figure, axes):
         rates = np.geomspace(left, 1, _POINTS)
@@ -144,13 +152,54 @@ def roc_plot(name: str, curves: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> Ma
             tpr = curve.tpr[np.searchsorted(curve.fpr, rates, side="right") - 1]
             axes.step(rates, tpr, where="post", color=color, linestyle=dashes, label=label)
         axes.plot(rates, rates, color=GREY, linewidth=0.9, label="guessing")
-        axes.set(xscale="log", xlabel="false alarms among unseen (log scale)", ylabel="members found")
+        axes.set(xscale="log", xlabel=f"false alarms among {among} (log scale)", ylabel=found)
         axes.set(xlim=(left, 1), ylim=(0, 1.02))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.grid(color="#e5e7eb", linewidth=0.7)
         _legend(axes)
-        return _inline(figure, name, "ROC curves: members found against false alarms", " ".join(parts))
+        return _inline(figure, name, f"ROC: {found} against false alarms among {among}", " ".join(parts))
+
+
+def power_plot(name: str, power: Mapping[str, Any], submitted: int) -> Markup:
+    """How often submissions of members are found, by their size, with Clopper-Pearson intervals.
+
+    Args:
+        name: prefix of the SVG's ids, unique in the page.
+        power: a :class:`amint.power.PowerCurve` as plain values, with at least one point.
+        submitted: size of the submission at hand, drawn as a line; 0 for none.
+    """
+    sizes, rates = ([point[key] for point in power["points"]] for key in ("n", "rate"))
+    bounds = [(point["interval"]["low"], point["interval"]["high"]) for point in power["points"]]
+    below, above = (np.abs(np.array(rates) - ends) for ends in np.array(bounds).T)
+    target = power["target"]
+    with _axes() as (figure, axes):
+        axes.axhline(target, color=BLUE, linestyle="dashed", linewidth=1.2, label=f"{100 * target:.0f} % found")
+        if submitted:
+            axes.axvline(
+                submitted, color=GREY, linestyle="dotted", linewidth=1.4, label=f"this submission: {submitted:,}"
+            )
+        axes.errorbar(
+            sizes,
+            rates,
+            (below, above),
+            color=VERMILLION,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label="power",
+        )
+        axes.set(xscale="log", xlabel="submitted members (log scale)", ylabel="submissions found", ylim=(-0.02, 1.04))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.grid(color="#e5e7eb", linewidth=0.7)
+        _legend(axes)
+        points = (
+            f"{n:,}: {rate:.0%} (95 % interval {low:.0%} to {high:.0%})"
+            for n, rate, (low, high) in zip(sizes, rates, bounds, strict=True)
+        )
+        said = f"Share of submissions found at a false-alarm rate of {power['alpha']:g}, by size: {'; '.join(points)}."
+        return _inline(figure, name, "Power: submissions found, by their size", said)
 
 
 def _labelled(members: ArrayLike, others: ArrayLike) -> tuple[Floats, Floats]:
@@ -158,9 +207,9 @@ def _labelled(members: ArrayLike, others: ArrayLike) -> tuple[Floats, Floats]:
     return np.concatenate([inside, outside]), np.repeat([1.0, 0.0], [len(inside), len(outside)])
 
 
-def _rates(scores: Floats, labels: Floats) -> str:
-    found = ", ".join(f"{tpr_at_fpr(scores, labels, fpr):.1%} at {fpr:.0%}" for fpr in (0.01, 0.1))
-    return f"AUROC {auroc(scores, labels):.3f}; members found at a false-alarm rate of: {found}."
+def _rates(scores: Floats, labels: Floats, found: str) -> str:
+    rates = ", ".join(f"{tpr_at_fpr(scores, labels, fpr):.1%} at {fpr:.0%}" for fpr in (0.01, 0.1))
+    return f"AUROC {auroc(scores, labels):.3f}; {found} at a false-alarm rate of: {rates}."
 
 
 def _spread(label: str, scores: Floats, threshold: tuple[str, float] | None) -> str:

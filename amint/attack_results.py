@@ -1,0 +1,277 @@
+"""What a comparison of attacks found: frozen values, JSON, CSV, plain words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amint.calibration import holm
+from amint.errors import UsageError
+from amint.intervals import Interval
+from amint.lower_bound import EpsilonBound
+from amint.metrics import LOW_FPRS, Measurement, tpr_name
+
+__all__ = ["COMPARISON_SCHEMA", "METRICS", "TRAINED_IN", "AttackControl", "AttackResult", "Comparison"]
+
+COMPARISON_SCHEMA = 1
+METRICS = ("auroc", "balanced_accuracy", *map(tpr_name, LOW_FPRS))
+# The family of attacks that the training itself put into the model, and that no outsider has.
+TRAINED_IN = "trained in"
+# Accepted chance that sound data fail any of the controls, and that pure chance is called a success.
+_FALSE_ALARM, _CHANCE = 0.01, 0.05
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """One attack on the audited rows.
+
+    Attributes:
+        name: of the attack.
+        family: what it can see, such as "references".
+        about: one plain sentence on what it does.
+        needs: names of the signals it reads.
+        measurements: one for each of ``METRICS``; none if it could not run.
+        p_value: chance of members scoring this high among the audited rows if membership made no difference.
+        threshold: where the balanced accuracy is best on rows that were neither fitted nor audited.
+        roc: (FPR, TPR) points, from (0, 0) to (1, 1), thinned.
+        epsilon: the lower bound that this attack alone gives.
+        forward_passes: passes of the target and of all references that it costs for each sample, if run alone; a
+            gradient counts as two more.
+        seconds: spent in its own fitting and scoring.
+        reason: why it could not run, or empty.
+        note: what to mind when reading its figures, or empty.
+    """
+
+    name: str
+    family: str
+    about: str
+    needs: tuple[str, ...]
+    measurements: tuple[Measurement, ...] = ()
+    p_value: float | None = None
+    threshold: float | None = None
+    roc: tuple[tuple[float, float], ...] = ()
+    epsilon: EpsilonBound | None = None
+    forward_passes: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    note: str = ""
+
+    def __getitem__(self, metric: str) -> Measurement:
+        """The measurement of this name. Raises UsageError if there is none."""
+        for measurement in self.measurements:
+            if measurement.name == metric:
+                return measurement
+        raise UsageError(f"{self.name} has no {metric!r}; it has {[m.name for m in self.measurements]}. {self.reason}")
+
+
+@dataclass(frozen=True)
+class AttackControl:
+    """One attack where it must fail: on an untrained twin of the target, or with the membership shuffled.
+
+    Attributes:
+        kind: "untrained twin" or "shuffled membership".
+        attack: its name.
+        auroc: what it reached; None if it could not run.
+        p_value: two-sided chance of an AUROC this far from 0.5 by luck alone; None if it could not run.
+        reason: why it could not run, or empty.
+    """
+
+    kind: str
+    attack: str
+    auroc: float | None
+    p_value: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attacks side by side, on the same samples with the same statistics.
+
+    Attributes:
+        attacks: one result for each attack, in the order asked for.
+        epsilon: the best lower bound over all outsiders' attacks, at its confidence after paying for their number, or
+            None if none could run.
+        epsilon_attack: the attack that gave it, or empty.
+        controls: each attack where it must fail.
+        sizes: rows by their use: "fit", "threshold" and "audited", each for members and non-members.
+        notes: what to know about the data and the statistics.
+        settings: seed, confidence and what else was chosen; plain JSON values.
+        target: what was attacked: name -> hash or description.
+        created: time, ISO 8601, UTC.
+        libraries: name -> version.
+        seconds: the whole comparison, and in it the passes over the data.
+    """
+
+    attacks: tuple[AttackResult, ...]
+    epsilon: EpsilonBound | None
+    epsilon_attack: str
+    controls: tuple[AttackControl, ...]
+    sizes: dict[str, int]
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+    target: dict[str, str]
+    created: str
+    libraries: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> AttackResult:
+        """The result of the attack of this name. Raises UsageError if there is none."""
+        for result in self.attacks:
+            if result.name == name:
+                return result
+        raise UsageError(f"this comparison has no attack {name!r}; it has {[result.name for result in self.attacks]}")
+
+    @property
+    def ranked(self) -> tuple[AttackResult, ...]:
+        """The attacks that ran, highest AUROC first."""
+        return tuple(sorted((r for r in self.attacks if not r.reason), key=lambda r: -r["auroc"].value))
+
+    @property
+    def not_run(self) -> tuple[AttackResult, ...]:
+        """The attacks that could not run."""
+        return tuple(result for result in self.attacks if result.reason)
+
+    @property
+    def failed_controls(self) -> tuple[AttackControl, ...]:
+        """Controls whose AUROC differs from 0.5 by more than luck explains, at 1 % over all controls (Holm)."""
+        ran = [(control, control.p_value) for control in self.controls if control.p_value is not None]
+        adjusted = holm([p for _, p in ran])
+        return tuple(control for (control, _), p in zip(ran, adjusted, strict=True) if p <= _FALSE_ALARM)
+
+    def warning(self) -> str:
+        """What to say before anything else: controls that failed or are missing, or an empty text."""
+        failed = self.failed_controls
+        if failed:
+            said = "; ".join(
+                f"{kind}: {', '.join(f'{c.attack} {c.auroc:.3f}' for c in failed if c.kind == kind)}"
+                for kind in dict.fromkeys(control.kind for control in failed)
+            )
+            return (
+                "Do not rely on this table: attacks succeed where there is nothing to find (AUROC must be 0.5; "
+                f"{said}). Members and non-members differ in something else than membership."
+            )
+        if self.ranked and not any(control.p_value is not None for control in self.controls):
+            return "No control could run, so that nothing shows that these figures are about membership."
+        return ""
+
+    def sentence(self) -> str:
+        """The result in plain words, with its uncertainty."""
+        outsiders = [result for result in self.ranked if result.family != TRAINED_IN]
+        said = [self.warning()] if self.warning() else []
+        said.append(_outsiders(outsiders) if outsiders else "No attack from outside could run.")
+        for result in self.ranked:
+            if result.family == TRAINED_IN:
+                said.append(f"The head that was trained in ({result.name}) has an AUROC of {_figure(result['auroc'])}.")
+        if self.not_run:
+            said.append(f"Could not run: {', '.join(result.name for result in self.not_run)}.")
+        return " ".join(said)
+
+    def epsilon_sentence(self) -> str:
+        """The lower bound in plain words."""
+        bound = self.epsilon
+        if bound is None:
+            return "No lower bound on epsilon: no attack from outside could run."
+        sure = f"with {100 * bound.confidence:g} % confidence"
+        rests = f"{bound.correct} of {bound.guesses} guesses on {bound.samples} pairs were right, {self.epsilon_attack}"
+        said = (
+            f"No privacy guarantee is refuted {sure}: epsilon may be 0 or more ({rests})."
+            if bound.value == 0
+            else f"This training is not ({bound.value:.2f}, {bound.delta:g})-differentially private, {sure} ({rests})."
+        )
+        return f"{said} It holds if chance decided which samples became members, for the replacement of one sample."
+
+    def to_json(self) -> str:
+        """One JSON object, numbers exact."""
+        head = {"schema": COMPARISON_SCHEMA, "warning": self.warning(), "sentence": self.sentence()}
+        return json.dumps(head | asdict(self), indent=1, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> Comparison:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            UsageError: another schema, or not a comparison.
+        """
+        try:
+            data = json.loads(text)
+            schema = data["schema"]
+            if schema != COMPARISON_SCHEMA:
+                raise UsageError(
+                    f"this comparison has schema {schema!r}, expected {COMPARISON_SCHEMA}; use the amint that wrote it"
+                )
+            fields = {name: data[name] for name in Comparison.__dataclass_fields__}
+            fields["attacks"] = tuple(_result(attack) for attack in fields["attacks"])
+            fields["controls"] = tuple(AttackControl(**control) for control in fields["controls"])
+            fields["epsilon"] = _bound(fields["epsilon"])
+            comparison = Comparison(**(fields | {"notes": tuple(fields["notes"])}))
+            # NaN is no JSON, though Python reads it.
+            comparison.to_json()
+        except UsageError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UsageError(f"this is not a comparison that amint wrote: {error!r}") from error
+        return comparison
+
+    def to_csv(self) -> str:
+        """One line an attack, in the order asked for; the controls' verdict is in every line."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        figures = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
+        last = ["epsilon", "forward_passes", "seconds", "reason", "note", "warning"]
+        writer.writerow(["attack", "family", *figures, *last])
+        for r in self.attacks:
+            found: list[Any] = [v for m in r.measurements for v in (m.value, m.interval.low, m.interval.high)]
+            notes = [f"{m.name} {m.note}" for m in r.measurements if m.note]
+            cells = [r.name, r.family, *(found or [None] * len(figures)), r.epsilon.value if r.epsilon else None]
+            texts = [r.reason, "; ".join([*([r.note] if r.note else []), *notes]), self.warning()]
+            writer.writerow([_cell(value) for value in [*cells, r.forward_passes, r.seconds, *texts]])
+        return text.getvalue()
+
+    def write(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write ``comparison.json`` and ``comparison.csv`` into a folder, made if need be."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = folder / "comparison.json", folder / "comparison.csv"
+        for path, text in zip(paths, (self.to_json(), self.to_csv()), strict=True):
+            path.write_text(text, encoding="utf-8")
+        return paths
+
+
+def _outsiders(ranked: list[AttackResult]) -> str:
+    best, many = ranked[0], len(ranked)
+    who = f"the strongest of {many} attacks from outside, {best.name}," if many > 1 else f"the attack {best.name}"
+    auroc, low = best["auroc"], best[tpr_name(0.01)]
+    # The strongest was picked on these very rows, so its own p-value must pay for all that could have been picked.
+    if holm([1.0 if r.p_value is None else r.p_value for r in ranked]).min() > _CHANCE:
+        return (
+            f"No attack from outside clearly tells members from non-members: {who} has an AUROC of {_figure(auroc)}, "
+            "where 0.5 is guessing. This does not show that no attack could."
+        )
+    found = f"finds {100 * low.value:.1f} % of the members at 1 % false alarms"
+    return f"{who[0].upper()}{who[1:]} tells members from non-members with an AUROC of {_figure(auroc)} and {found}."
+
+
+def _figure(measured: Measurement) -> str:
+    low, high, confidence = measured.interval.low, measured.interval.high, measured.interval.confidence
+    return f"{measured.value:.3f} ({100 * confidence:g} % interval {low:.3f} to {high:.3f})"
+
+
+def _result(data: dict[str, Any]) -> AttackResult:
+    measured = (Measurement(**(m | {"interval": Interval(**m["interval"])})) for m in data["measurements"])
+    roc = tuple((float(fpr), float(tpr)) for fpr, tpr in data["roc"])
+    values = {"measurements": tuple(measured), "roc": roc, "needs": tuple(data["needs"])}
+    return AttackResult(**(data | values | {"epsilon": _bound(data["epsilon"])}))
+
+
+def _bound(data: dict[str, Any] | None) -> EpsilonBound | None:
+    return None if data is None else EpsilonBound(**data)
+
+
+def _cell(value: Any) -> Any:
+    # A spreadsheet runs a cell that begins like a formula, and a user's attack may be called anything.
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

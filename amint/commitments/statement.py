@@ -1,0 +1,165 @@
+"""The public part of a commitment: a root, how many samples of each role, and how the roles were drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from amint.errors import InputError, UsageError
+from amint.roles import Roles, assign_roles
+
+__all__ = [
+    "ROLES",
+    "check_drawn",
+    "check_public",
+    "check_roles",
+    "draw_of",
+    "parsed",
+    "read_json",
+    "read_public",
+    "statement_of",
+    "write_json",
+]
+
+ROLES = ("members", "external", "calibration")
+_SCHEME = "amint-1: HMAC-SHA256 salts, SHA-256 leaves, RFC 6962 tree"
+_FIELDS = {"format", "scheme", "counts", "tree", "draw", "root"}
+
+T = TypeVar("T")
+
+
+def statement_of(tree: bytes, counts: Mapping[str, int], draw: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The public part: what is stated, and under "root" the SHA-256 of the statement."""
+    statement = {
+        "format": "amint-commitment",
+        "scheme": _SCHEME,
+        "counts": dict(counts),
+        "tree": tree.hex(),
+        "draw": None if draw is None else dict(draw),
+    }
+    return statement | {"root": _root(statement)}
+
+
+def check_public(data: Any) -> dict[str, Any]:
+    """Check the public part of a commitment: format, counts, and that its root is the root of just this.
+
+    Returns:
+        The same values.
+
+    Raises:
+        InputError: damaged or edited.
+    """
+
+    def parse(data: Any) -> dict[str, Any]:
+        counts, draw = data["counts"], data["draw"]
+        if set(data) != _FIELDS or data["format"] != "amint-commitment" or data["scheme"] != _SCHEME:
+            raise ValueError(f"expected the fields {sorted(_FIELDS)} and the scheme {_SCHEME!r}")
+        if set(counts) != set(ROLES) or not all(type(n) is int and n >= 0 for n in counts.values()):
+            raise ValueError(f"expected a count for each of {', '.join(ROLES)}, found {counts}")
+        if len(bytes.fromhex(data["tree"])) != 32 or not (draw is None or isinstance(draw, dict)):
+            raise ValueError("the root of its tree or its draw is malformed")
+        if _root({name: value for name, value in data.items() if name != "root"}) != data["root"]:
+            raise ValueError("it was edited or damaged: its root is the root of something else")
+        return dict(data)
+
+    return parsed(data, parse, "this is not the public part of a commitment")
+
+
+def read_public(path: str | Path) -> dict[str, Any]:
+    """Read what :meth:`Commitment.publish` wrote.
+
+    Raises:
+        InputError: not such a file, damaged or edited.
+    """
+    return check_public(read_json(path))
+
+
+def check_roles(public: Mapping[str, Any], n: int) -> Roles:
+    """Draw the roles again from the recorded seed.
+
+    Args:
+        public: the commitment's public part.
+        n: how many samples there were to draw from.
+
+    Returns:
+        Row numbers by role; the sample at place ``i`` of a role is row ``roles.members[i]`` of the ``n`` and so on.
+
+    Raises:
+        InputError: no draw is recorded, it was for another ``n``, or the seed does not give it.
+    """
+    recorded = check_public(public)["draw"]
+    if recorded is None:
+        raise InputError("this commitment records no draw of its roles: they were chosen in another way")
+    if recorded.get("n") != n:
+        raise InputError(f"the recorded draw is out of {recorded.get('n')} samples, not out of {n}")
+
+    def parse(recorded: Any) -> Roles:
+        again = assign_roles(n, **{role: recorded[role] for role in ROLES}, seed=recorded["seed"])
+        if draw_of(again) | {"numpy": recorded["numpy"]} != recorded:
+            raise ValueError(f"its seed gives other rows with numpy {np.__version__}")
+        return again
+
+    return parsed(recorded, parse, "the recorded draw of the roles cannot be repeated")
+
+
+def check_drawn(roles: Roles) -> None:
+    """Check that roles are what their seed gives.
+
+    Raises:
+        UsageError: they were chosen or changed by hand.
+    """
+    sizes = {role: len(getattr(roles, role)) for role in ROLES}
+    if assign_roles(sum(sizes.values()) + len(roles.unseen), **sizes, seed=roles.seed) != roles:
+        raise UsageError(
+            f"these roles are not what amint.assign_roles draws with seed {roles.seed}; pass its result as it is, or "
+            "roles=None if they were chosen in another way"
+        )
+
+
+def draw_of(roles: Roles) -> dict[str, Any]:
+    """How roles were drawn, as plain values: sizes, seed, and a hash of the rows that were drawn."""
+    rows = {role: list(getattr(roles, role)) for role in ROLES}
+    counts = {role: len(found) for role, found in rows.items()}
+    drawn = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    n = sum(counts.values()) + len(roles.unseen)
+    return {"n": n, **counts, "seed": roles.seed, "rows_sha256": drawn, "numpy": np.__version__}
+
+
+def parsed(data: Any, parse: Callable[[Any], T], otherwise: str) -> T:
+    """What ``parse`` makes of data from outside; whatever is wrong with them is an InputError that says so."""
+    try:
+        return parse(data)
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"{otherwise}: {reason}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The values in a JSON file.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+
+
+def write_json(path: str | Path, data: Any) -> Path:
+    """Write values as a JSON file."""
+    Path(path).write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
+    return Path(path)
+
+
+def _root(statement: Mapping[str, Any]) -> str:
+    # One spelling for the same values, whatever the order they are stored in.
+    text = json.dumps(statement, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(b"amint-commitment\n" + text.encode()).hexdigest()

@@ -1,0 +1,256 @@
+"""All attacks on one model, side by side: the same samples, the same statistics, the same controls."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from amint.arrays import Floats, samples_needed
+from amint.attack_controls import controls_of, twin_audit
+from amint.attack_results import TRAINED_IN, AttackResult, Comparison
+from amint.attack_runs import Parts, best_bound, result_of, split_rows
+from amint.attacks import Attack, registry
+from amint.audit import Audit
+from amint.errors import RoleOverlapError, UsageError
+from amint.gathering import Gathered, Progress, References, forward_passes, gather
+from amint.identity import model_digest
+from amint.intervals import error_rate
+from amint.labelled import Labelled, LabelledRows, read_labelled
+from amint.loading import load
+from amint.metrics import LOW_FPRS
+from amint.queries import Queries
+from amint.targets import ClassifierTarget, Target
+from amint.twins import untrained_twin
+
+__all__ = ["compare"]
+
+# Shares of members and of non-members in the references' pool that differ by more than this are worth a word.
+_POOLS_DIFFER = 0.02
+Entrants = list[tuple[str, Attack]]
+
+
+def compare(
+    target: str | Path | Audit | nn.Module | Target,
+    members: Labelled,
+    nonmembers: Labelled,
+    *,
+    attacks: str | Sequence[str | Attack] = "all",
+    fleet: References | None = None,
+    taps: str | Sequence[str] | None = None,
+    queries: Queries | None = None,
+    confidence: float = 0.95,
+    delta: float = 1e-5,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    batch_size: int = 256,
+    allow_import: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run attacks on a model and say how far each of them reaches.
+
+    The rows are dealt out at random, each class on each side in the same shares: a third is known to the attacks
+    (fitting, population), a sixth sets the thresholds, and half is audited; every figure comes from that half. Exact
+    copies of a row are left out. The model runs over the rows once whatever the number of attacks, each reference
+    once, and an untrained twin of the model once, as a control.
+
+    Args:
+        target: a bundle's path, an audit, a classifier, or another target. Only the first two have a MINT head, only
+            the first three an untrained twin.
+        members: (input, class) pairs that the model was trained on; a dataset, a loader in a fixed order without random
+            augmentation, or a pair of tensors ``[n, ...]`` and ``[n]``; preprocessed.
+        nonmembers: the same, of samples that nothing was trained on, drawn from where the members come from.
+        attacks: "all", or names (see :func:`amint.attacks.registry.names`) and attacks of your own.
+        fleet: reference models, :meth:`amint.fleet.Fleet.load`.
+        taps: where passive MINT reads the model, see :func:`amint.split.resolve_split`; None for the audit's taps, or
+            "middle".
+        queries: augmented views for the attacks that use them; None for the default ones.
+        confidence: of every interval, and of the bound on epsilon.
+        delta: of the bound on epsilon.
+        seed: of the split, the pairs and the controls.
+        cache: folder that keeps the target's signals, so that a second comparison need not run it again.
+        batch_size: rows at once.
+        allow_import: import paths of model code that a bundle may run.
+        progress: called with a stage, the number done and the number of all.
+
+    Raises:
+        RoleOverlapError: some rows are members and non-members, or non-members were shown to the MINT head.
+        UsageError: unknown attacks, too few rows, no labels, or a target that none of the attacks can read.
+        NonFiniteError: the model's outputs are NaN or infinite.
+        BundleError: the bundle cannot be used.
+    """
+    started = time.perf_counter()
+    error_rate(confidence)
+    entrants = _entrants(attacks)
+    model = load(target, allow_import=allow_import) if isinstance(target, str | Path) else target
+    rows = read_labelled(members, nonmembers, batch_size)
+    _check_external(model, rows)
+    parts = split_rows(rows.is_member, rows.classes, rows.different, seed)
+    place = _device(model)
+    needs: frozenset[str] = frozenset().union(*(attack.needs for _, attack in entrants))
+    gathered = gather(
+        _target(model, taps, queries), fleet, rows, needs, queries=queries, cache=cache, device=place, progress=progress
+    )
+    passes = time.perf_counter() - started
+
+    results, scores = [], []
+    for done, (name, attack) in enumerate(entrants):
+        result, audited = _run(name, attack, gathered, rows, parts, confidence=confidence, delta=delta, seed=seed)
+        results.append(result)
+        if not result.reason and result.family != TRAINED_IN:
+            scores.append((name, audited))
+        if progress is not None:
+            progress("attacks", done + 1, len(entrants))
+    ran = [entrant for entrant, result in zip(entrants, results, strict=True) if not result.reason]
+    twin = _twin(model, taps, queries, seed)
+    controls = controls_of(ran, twin, gathered, rows, parts, seed=seed, device=place, progress=progress)
+    inside, groups = rows.is_member[parts.audited], rows.classes[parts.audited]
+    bound = best_bound(scores, inside, groups, confidence=confidence, delta=delta, seed=seed)
+    return Comparison(
+        attacks=tuple(results),
+        epsilon=bound[1] if bound else None,
+        epsilon_attack=bound[0] if bound else "",
+        controls=tuple(controls),
+        sizes=_sizes(rows, parts),
+        notes=tuple(_notes(rows, parts, fleet)),
+        settings={
+            "attacks": "all" if attacks == "all" else [name for name, _ in entrants],
+            "references": gathered.references,
+            "confidence": confidence,
+            "delta": delta,
+            "seed": seed,
+            "batch_size": batch_size,
+        },
+        target=_described(model, rows),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        libraries={name: metadata.version(name) for name in ("amint-audit", "torch", "numpy", "scipy", "scikit-learn")},
+        seconds={"passes": passes, "all": time.perf_counter() - started},
+    )
+
+
+def _entrants(attacks: str | Sequence[str | Attack]) -> Entrants:
+    """Attacks under the names they have in the table, which differ."""
+    if isinstance(attacks, str):
+        attacks = registry.names() if attacks == "all" else [attacks]
+    found: Entrants = []
+    for wanted in attacks:
+        name = registry.canonical(wanted) if isinstance(wanted, str) else str(wanted.name)
+        taken = [one for one, _ in found]
+        if isinstance(wanted, str) and name in taken:
+            continue
+        number = sum(one == name or one.startswith(f"{name} (") for one in taken)
+        attack = registry.named(name) if isinstance(wanted, str) else wanted
+        found.append((f"{name} ({number + 1})" if number else name, attack))
+    if not found:
+        raise UsageError(f'there is no attack to compare; pass attacks="all" or some of {", ".join(registry.names())}')
+    return found
+
+
+def _run(
+    name: str, attack: Attack, gathered: Gathered, rows: LabelledRows, parts: Parts, **statistics: Any
+) -> tuple[AttackResult, Floats]:
+    blank = AttackResult(
+        name=name,
+        family=registry.family(attack),
+        about=registry.about(attack),
+        needs=tuple(sorted(attack.needs)),
+        forward_passes=forward_passes(attack.needs, gathered),
+    )
+    reason = gathered.why_not(attack.needs)
+    if reason:
+        return replace(blank, reason=reason, forward_passes=0), np.empty(0)
+    return result_of(blank, attack, gathered.signals, rows.is_member, parts, groups=rows.classes, **statistics)
+
+
+def _target(model: Audit | nn.Module | Target, taps: Any, queries: Queries | None) -> Target:
+    if isinstance(model, Audit):
+        return ClassifierTarget(model.backbone, audit=model, taps=taps, queries=queries)
+    if isinstance(model, nn.Module):
+        return ClassifierTarget(model, taps="middle" if taps is None else taps, queries=queries)
+    if not hasattr(model, "measure") or not hasattr(model, "provides"):
+        raise UsageError(
+            f"a target is a bundle's path, an audit, a classifier or something with provides and measure; got "
+            f"{type(model).__name__}"
+        )
+    return model
+
+
+def _twin(
+    model: Audit | nn.Module | Target, taps: Any, queries: Queries | None, seed: int
+) -> Callable[[], Target] | None:
+    if isinstance(model, Audit):
+        return lambda: _target(twin_audit(model, seed), taps, queries)
+    return (lambda: _target(untrained_twin(model, seed), taps, queries)) if isinstance(model, nn.Module) else None
+
+
+def _device(model: Audit | nn.Module | Target) -> torch.device:
+    network = model.backbone if isinstance(model, Audit) else model
+    weights = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((weight.device for weight in weights), torch.device("cpu"))
+
+
+def _check_external(model: Audit | nn.Module | Target, rows: LabelledRows) -> None:
+    """The MINT head has learned to answer "no" for external rows: as non-members they would flatter it."""
+    marks = model.training.external_marks if isinstance(model, Audit) else None
+    if marks is None:
+        return
+    outside = rows.marks[~rows.is_member]
+    shown = np.flatnonzero(np.isin(outside, marks))
+    if len(shown):
+        raise RoleOverlapError(
+            f"{len(shown)} of {len(outside)} non-members are external rows that the MINT head was trained on (first at "
+            f"rows {shown[:5].tolist()}); take them out of the non-members"
+        )
+
+
+def _sizes(rows: LabelledRows, parts: Parts) -> dict[str, int]:
+    return {
+        f"{use}_{side}": int((rows.is_member[which] == (side == "members")).sum())
+        for use, which in (("fit", parts.fit), ("threshold", parts.threshold), ("audited", parts.audited))
+        for side in ("members", "nonmembers")
+    }
+
+
+def _notes(rows: LabelledRows, parts: Parts, fleet: References | None) -> list[str]:
+    notes = [rows.class_note()]
+    copies = len(rows) - len(rows.different)
+    if copies:
+        notes.append(f"{copies} of {len(rows)} rows are exact copies of earlier ones and were left out.")
+    others = int((~rows.is_member[parts.audited]).sum())
+    wanting = [fpr for fpr in LOW_FPRS if others < samples_needed(fpr)]
+    if wanting:
+        shown = ", ".join(f"{100 * fpr:g} %" for fpr in wanting)
+        notes.append(
+            f"Too few non-members for the TPR at {shown} FPR: {others} were audited, {samples_needed(min(wanting))} "
+            "are needed, so that twice as many have to be given."
+        )
+    if fleet is not None:
+        seen = fleet.saw(rows.marks)
+        inside, outside = (float(seen[side].mean()) for side in (rows.is_member, ~rows.is_member))
+        if abs(inside - outside) > _POOLS_DIFFER:
+            notes.append(
+                f"The reference models' pool holds {100 * inside:.1f} % of the members and {100 * outside:.1f} % of "
+                "the non-members: attacks with references may see that difference. Train them on a pool of both."
+            )
+    return [note for note in notes if note]
+
+
+def _described(model: Audit | nn.Module | Target, rows: LabelledRows) -> dict[str, str]:
+    network = model.backbone if isinstance(model, Audit) else model
+    found = {"model": type(network).__name__}
+    if isinstance(network, nn.Module):
+        found["model_sha256"] = model_digest(network)
+    if isinstance(model, Audit) and model.bundle is not None:
+        found["bundle_sha256"] = model.bundle.sha256
+    for name, side in (("members", rows.is_member), ("nonmembers", ~rows.is_member)):
+        found[f"{name}_sha256"] = hashlib.sha256(rows.marks[side].tobytes() + rows.classes[side].tobytes()).hexdigest()
+    return found

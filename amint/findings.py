@@ -1,0 +1,78 @@
+"""The parts of a verdict: outcomes of controls and of set-level tests, where the model came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Control", "Outcome", "Provenance", "SetTest"]
+
+Outcome = Literal["passed", "failed", "not checked"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """The outcome of one control.
+
+    Attributes:
+        name: which control.
+        outcome: ``failed`` if it shows another cause for high scores; ``not checked`` if it could not show one.
+        sentence: what was found, in plain words.
+        p_value: of what was found, if that is a matter of chance.
+        value: its size: an AUROC or a share.
+        details: more figures, as plain JSON values.
+    """
+
+    name: str
+    outcome: Outcome
+    sentence: str
+    p_value: float | None = None
+    value: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetTest:
+    """One kind of evidence about the submission as a whole.
+
+    Attributes:
+        name: which score was tested: "MINT head" or "confidence".
+        p_value: of the one-sided test of the submission's scores against the calibration's.
+        adjusted: the same after Holm over all tests of the verdict.
+        superiority: chance that a submitted sample outscores a calibration sample, 0.5 = no difference.
+        low, high: its 95 % interval.
+        members_at_least: lower 95 % confidence bound on how many submitted samples were used.
+    """
+
+    name: str
+    p_value: float
+    adjusted: float
+    superiority: float
+    low: float
+    high: float
+    members_at_least: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where model and head came from, as far as the bundle says.
+
+    Attributes:
+        bundle_sha256: identity of the bundle, or None for a model in memory.
+        weights_sha256: of the audited model's weights, or None for a model in memory.
+        method: how the MINT head came about.
+        steps: training steps that the head took part in, or None.
+        unaccounted_updates: updates of the model during training that the head saw nothing of, or None if not counted.
+        commitment: root of what was committed to before training, or None.
+        signature: what is known of the bundle's signature.
+        evaluation: figures measured by the owner, plain JSON values, or None.
+    """
+
+    bundle_sha256: str | None = None
+    weights_sha256: str | None = None
+    method: str = "unknown"
+    steps: int | None = None
+    unaccounted_updates: int | None = None
+    commitment: str | None = None
+    signature: str = "not signed"
+    evaluation: dict[str, Any] | None = None

@@ -1,0 +1,198 @@
+"""Scores of a submission and the records of a bundle -> the parts of a verdict. Arrays in, frozen values out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amint.arrays import Floats
+from amint.blind import FEATURES
+from amint.calibration import Calibration, benjamini_hochberg, holm
+from amint.conditional import ConditionalCalibration, depends_on_class
+from amint.controls import blind_baseline, control_against_control, duplicates
+from amint.effect import effect
+from amint.errors import UsageError
+from amint.evidence import HEAD, Evidence
+from amint.findings import Control, SetTest
+from amint.perceptual import Duplicate, Marks
+from amint.records import CalibrationRecords, TrainingRecords
+
+__all__ = [
+    "CONFIDENCE",
+    "Samples",
+    "Scale",
+    "already_known",
+    "distinct",
+    "judged_items",
+    "set_tests",
+    "submission_controls",
+]
+
+CONFIDENCE = "confidence"
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What was read of the submitted samples that can be judged, in the order of their names.
+
+    Attributes:
+        found: name, hash and notes of each, not yet judged.
+        scores: float64 ``[m]``, MINT logits.
+        marks: int64 ``[m]``, fingerprints of the inputs.
+        looks: int64 ``[m]``, perceptual hashes, or None.
+        confidence, classes: ``[m]``, or None unless the model is a classifier.
+        blind: float32 ``[m, f]``, statistics that know nothing of the model.
+        properties: float64 ``[m, p]``, of the files, or None.
+    """
+
+    found: tuple[Evidence, ...]
+    scores: Floats
+    marks: NDArray[np.int64]
+    looks: NDArray[np.int64] | None
+    confidence: Floats | None
+    classes: NDArray[np.int64] | None
+    blind: NDArray[np.float32]
+    properties: Floats | None
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """What turns scores into p-values: all calibration samples, or those of a sample's own class.
+
+    Attributes:
+        records: the calibration samples.
+        by_class: compare a sample with calibration samples of its predicted class.
+        alpha: accepted false-alarm rate.
+    """
+
+    records: CalibrationRecords
+    by_class: bool
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if self.by_class and self.records.classes is None:
+            raise UsageError("comparing by class needs a classifier: this model gives no logits [n, classes]")
+
+    def _conditional(self, scores: Floats) -> ConditionalCalibration:
+        return ConditionalCalibration(scores, np.asarray(self.records.classes))
+
+    def p_values(self, samples: Samples) -> Floats:
+        """Conformal p-values of the MINT logits, ``[m]``."""
+        if self.by_class and samples.classes is not None:
+            return self._conditional(self.records.scores).p_values(samples.scores, samples.classes, self.alpha)
+        return Calibration(self.records.scores).p_values(samples.scores)
+
+    def set_p_value(self, scores: Floats, known: Floats, classes: NDArray[np.int64] | None) -> float:
+        """One p-value for all ``scores`` against the ``known`` scores of the calibration samples."""
+        if self.by_class and classes is not None:
+            return self._conditional(known).set_p_value(scores, classes)
+        return Calibration(known).set_p_value(scores)
+
+    def explain(self, samples: Samples) -> str:
+        """What the samples were compared with, in plain words."""
+        n = len(self.records.scores)
+        if self.by_class and samples.classes is not None and len(samples):
+            return self._conditional(self.records.scores).explain(samples.classes, self.alpha)
+        said = f"Each sample is compared with all {n:,} calibration samples."
+        if self.records.classes is not None and depends_on_class(self.records.scores, self.records.classes) < 0.001:
+            said += (
+                " Their scores depend on the class that the model predicts, so false alarms may be more frequent in "
+                "some classes and rarer in others; comparing by class evens this out."
+            )
+        return said
+
+
+def distinct(samples: Samples) -> NDArray[np.int64]:
+    """For each row the number of the first row with the same content, often its own."""
+    _, first, which = np.unique(samples.marks, return_index=True, return_inverse=True)
+    return np.asarray(first[which], np.int64)
+
+
+def judged_items(
+    samples: Samples, scale: Scale, original: NDArray[np.int64], twins: Sequence[Duplicate]
+) -> tuple[Evidence, ...]:
+    """Every sample with its p-values and decision.
+
+    What plays another role already cannot be judged; Benjamini-Hochberg runs over all others.
+    """
+    notes: dict[int, list[str]] = {}
+    for twin in twins:
+        notes.setdefault(twin.item, []).append(twin.reason)
+    barred = {twin.item for twin in twins if twin.bits is None}
+    open_rows = [i for i in range(len(samples)) if i not in barred]
+    p_values = scale.p_values(samples)
+    adjusted = dict(zip(open_rows, benjamini_hochberg(p_values[open_rows]).tolist(), strict=True))
+    items = []
+    for i, item in enumerate(samples.found):
+        told = {
+            "note": "; ".join(filter(None, [item.note, *notes.get(i, ())])),
+            "copy_of": None if original[i] == i else samples.found[original[i]].path,
+            "confidence": None if samples.confidence is None else float(samples.confidence[i]),
+            "predicted": None if samples.classes is None else int(samples.classes[i]),
+        }
+        if i not in barred:
+            decision = "used" if adjusted[i] <= scale.alpha else "no evidence"
+            told |= {"decision": decision, "score": float(samples.scores[i])}
+            told |= {"p_value": float(p_values[i]), "adjusted": adjusted[i]}
+        items.append(Evidence(**(asdict(item) | told)))
+    return tuple(items)
+
+
+def set_tests(samples: Samples, scale: Scale, rows: NDArray[np.int64]) -> tuple[SetTest, ...]:
+    """The evidence for the submission as a whole, from its distinct samples ``rows``, adjusted by Holm."""
+    records = scale.records
+    kinds = [(HEAD, samples.scores, records.scores)]
+    if samples.confidence is not None and records.confidence is not None:
+        kinds.append((CONFIDENCE, samples.confidence, records.confidence))
+    if not len(rows):
+        return ()
+    classes = None if samples.classes is None else samples.classes[rows]
+    p_values = [scale.set_p_value(own[rows], known, classes) for _, own, known in kinds]
+    tests = []
+    for (name, own, known), p_value, adjusted in zip(kinds, p_values, holm(p_values).tolist(), strict=True):
+        size = effect(own[rows], known)
+        low, high = size.interval.low, size.interval.high
+        tests.append(SetTest(name, p_value, adjusted, size.superiority, low, high, size.members_at_least))
+    return tuple(tests)
+
+
+def already_known(
+    samples: Samples, records: CalibrationRecords, training: TrainingRecords
+) -> tuple[Control, tuple[Duplicate, ...]]:
+    """What of a submission plays another role already, exactly or nearly."""
+    known = {"calibration": Marks(records.marks, records.hashes)}
+    if training.external_marks is not None:
+        known["external"] = Marks(training.external_marks, training.external_hashes)
+    return duplicates(Marks(samples.marks, samples.looks), known, paths=[item.path for item in samples.found])
+
+
+def submission_controls(
+    samples: Samples, scale: Scale, rows: NDArray[np.int64], names: Sequence[str]
+) -> tuple[Control, ...]:
+    """The controls of what is judged against the calibration, and of the calibration by itself.
+
+    Args:
+        samples: the submission.
+        scale: what it is compared with.
+        rows: its distinct samples that play no other role.
+        names: of the properties of files.
+    """
+    records = scale.records
+    own, other, columns = samples.blind, records.blind, list(FEATURES)
+    if samples.properties is not None and records.properties is not None:
+        own = np.concatenate([own, samples.properties], axis=1)
+        other = np.concatenate([other, records.properties], axis=1)
+        columns += names
+    groups = None
+    if scale.by_class and samples.classes is not None and records.classes is not None:
+        groups = samples.classes[rows], records.classes
+    blind = blind_baseline(own[rows], other, seed=_SEED, names=columns, groups=groups)
+    among = control_against_control(records.scores, groups=records.classes, seed=_SEED)
+    return blind, among

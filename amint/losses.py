@@ -1,0 +1,63 @@
+"""The MINT loss of a training step, and what to say when it is not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["membership_loss", "scaled_gradient", "what_is_not_finite"]
+
+
+def membership_loss(logits: Tensor, members: int) -> Tensor:
+    """Binary cross-entropy of membership logits, members and non-members weighted alike.
+
+    Args:
+        logits: ``[n]``, the members' first.
+        members: how many of them are members, between 1 and n - 1.
+
+    Returns:
+        A scalar: the mean of the members' mean loss and the others' mean loss (the MINT loss of arXiv 2509.07879,
+        section 3, for any ratio of the two).
+    """
+    inside, outside = logits[:members], logits[members:]
+    return (F.softplus(-inside).mean() + F.softplus(outside).mean()) / 2
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * ctx.factor, None
+
+
+def scaled_gradient(x: Tensor, factor: float) -> Tensor:
+    """The same values, the gradient on its way back times a factor."""
+    result: Tensor = x if factor == 1 or not x.requires_grad else _Scaled.apply(x, factor)
+    return result
+
+
+def what_is_not_finite(task: Tensor, mint: Tensor, logits: Tensor, members: int, views: int = 0) -> str:
+    """Which of the two losses of a step is NaN or infinite, and for the MINT loss which rows began it.
+
+    The logits are those of the members, of their ``views``, and of the others.
+    """
+    if not bool(torch.isfinite(task)):
+        return (
+            f"the task loss is {task.item()}; look for NaN or infinity in this batch's inputs, or lower the "
+            "learning rate"
+        )
+    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
+    kinds = [("member row", 0), ("changed member row", members), ("external row", members + views)]
+    whose = [next(f"{kind} {i - start}" for kind, start in reversed(kinds) if i >= start) for i in broken[:3]]
+    where = ", ".join(whose) or "the balance of the two losses"
+    return (
+        f"the MINT loss is {mint.item()} and the balanced loss is not finite (first cause: {where}); look for NaN or "
+        "infinity in these inputs, or lower the learning rate"
+    )

@@ -1,0 +1,201 @@
+"""How private can a training run still be, given what an attack found? A lower bound on epsilon from one run.
+
+Source: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", 2023, theorem 5.2. If the run is
+(epsilon, delta)-differentially private and each of m samples was put in or left out by its own fair coin, the number
+of right guesses among r is hardly larger than a binomial number with r trials and success probability
+e^epsilon / (1 + e^epsilon). Many right guesses therefore refute small epsilons.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special, stats
+
+from amint.arrays import Floats, by_class, label_array, score_array
+from amint.errors import UsageError
+from amint.intervals import error_rate
+
+__all__ = ["EpsilonBound", "audit_p_value", "epsilon_lower_bound", "one_run_audit", "paired"]
+
+# Below this many guesses not even epsilon = 0 is refuted at a level of 1/2**8.
+_FEWEST = 8
+
+
+@dataclass(frozen=True)
+class EpsilonBound:
+    """With this ``confidence`` the run is not (e, ``delta``)-differentially private for any e below ``value``.
+
+    Attributes:
+        value: the lower bound, 0 if nothing is refuted.
+        guesses: how many guesses it rests on.
+        correct: how many of them were right.
+        samples: how many samples were put in or left out at random.
+        delta: of the refuted guarantee.
+        confidence: of the whole statement, after paying for every number of guesses that was tried.
+    """
+
+    value: float
+    guesses: int
+    correct: int
+    samples: int
+    delta: float
+    confidence: float
+
+
+def audit_p_value(guesses: int, correct: int, samples: int, epsilon: float, delta: float = 0.0) -> float:
+    """An upper bound on the chance of ``correct`` or more right ``guesses`` if the run is (epsilon, delta)-private.
+
+    It is P[B >= v] + 2·m·delta·max over i of P[v > B >= v - i] / i with B binomial (theorem 5.2 of the paper).
+
+    Raises:
+        UsageError: counts that cannot be, a negative epsilon, or a delta outside [0, 1].
+    """
+    _check_counts(guesses, correct, samples, delta)
+    if not epsilon >= 0:
+        raise UsageError(f"epsilon must be 0 or more, found {epsilon}.")
+    return _p_value(guesses, correct, samples, epsilon, delta)
+
+
+def epsilon_lower_bound(
+    guesses: int, correct: int, samples: int, delta: float = 0.0, confidence: float = 0.95
+) -> float:
+    """The largest epsilon below which everything is refuted by ``correct`` right ones of ``guesses``, at least 0.
+
+    Args:
+        guesses: r, fixed before looking at the answers; samples without a guess are abstentions.
+        correct: v, right guesses.
+        samples: m >= r, put in or left out by a fair coin each.
+        delta: of the refuted guarantee, in [0, 1].
+        confidence: 1 - the chance that the bound exceeds the truth.
+
+    Raises:
+        UsageError: counts that cannot be, or delta or confidence out of range.
+    """
+    level = error_rate(confidence)
+    _check_counts(guesses, correct, samples, delta)
+    if correct == 0 or _p_value(guesses, correct, samples, 0.0, delta) >= level:
+        return 0.0
+    # Without delta the bound is Clopper and Pearson's one-sided one for the success probability, and delta lowers it.
+    highest = float(special.logit(stats.beta.ppf(level, correct, guesses - correct + 1)))
+    if delta == 0:
+        return highest
+    return float(optimize.brentq(lambda e: _p_value(guesses, correct, samples, e, delta) - level, 0.0, highest))
+
+
+def one_run_audit(
+    scores: ArrayLike,
+    is_member: ArrayLike,
+    *,
+    guesses: int | None = None,
+    delta: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> EpsilonBound:
+    """Guess "in" for the highest scores and "out" for the lowest, abstain in between, and bound epsilon.
+
+    It must have been decided by an independent fair coin for each sample whether it was trained on; for a given
+    number of members and of non-members see :func:`paired`. Half of the guesses (rounded up) are "in".
+
+    The number of guesses may not depend on the answers. If it is not given, m, m/2, m/4, … are all tried, each with an
+    equal share of the error probability (Bonferroni), and the best bound is returned.
+
+    Args:
+        scores: ``[m]``, higher = more likely a member.
+        is_member: ``[m]``.
+        guesses: a number fixed before looking at these samples.
+        delta: of the refuted guarantee.
+        confidence: of the returned bound.
+        seed: of the order among equal scores, which must not come from the order of the rows.
+
+    Raises:
+        UsageError: arrays that do not match, more guesses than samples, or delta or confidence out of range.
+        NonFiniteError: NaN or infinite scores.
+    """
+    values, labels = score_array(scores), label_array(is_member)
+    if len(values) != len(labels) or len(values) == 0:
+        raise UsageError(f"one score and one label a sample are needed, found {len(values)} and {len(labels)}.")
+    level = error_rate(confidence)
+    tried = [len(values) >> k for k in range(64) if len(values) >> k >= _FEWEST] or [len(values)]
+    if guesses is not None:
+        tried = [guesses]
+    shuffle = np.random.Generator(np.random.PCG64(seed)).permutation(len(values))
+    answers = labels[shuffle][np.argsort(values[shuffle], kind="stable")]
+    bounds = [_of_guesses(answers, r, delta, 1 - level / len(tried)) for r in tried]
+    best = max(bounds, key=lambda bound: bound.value)
+    return EpsilonBound(best.value, best.guesses, best.correct, best.samples, delta, confidence)
+
+
+def paired(
+    scores: ArrayLike, is_member: ArrayLike, groups: ArrayLike | None = None, seed: int = 0
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Members and non-members in random pairs: which of the two was trained on is a fair coin of its own.
+
+    A fixed number of members is not a coin for each sample: knowing some of them says something of the others. If the
+    members were drawn at random from members and non-members together, pairs restore independent coins, and the bound
+    of :func:`one_run_audit` holds for neighbouring data sets that differ by the replacement of one sample.
+
+    Args:
+        scores: ``[n]``, higher = more likely a member.
+        is_member: ``[n]``.
+        groups: ``[n]``, for instance classes; pairs are formed inside a group, and the members must then have been
+            drawn at random inside each group or over all.
+        seed: of the pairs and of the order inside a pair.
+
+    Returns:
+        Score of the first minus score of the second ``[m]``, and whether the first was the member ``[m]``; m is the sum
+        of the smaller counts of each group.
+
+    Raises:
+        UsageError: arrays that do not match, one class only, or no group with both a member and a non-member.
+        NonFiniteError: NaN or infinite scores.
+    """
+    by_class(scores, is_member)
+    values, labels = score_array(scores), label_array(is_member)
+    kinds = np.zeros(len(values), np.intp) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if len(kinds) != len(values):
+        raise UsageError(f"groups must be one a sample, found {len(kinds)} for {len(values)} scores.")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    pairs = [_pairs(np.flatnonzero(kinds == kind), labels, generator) for kind in range(int(kinds.max()) + 1)]
+    inside, outside = np.concatenate(pairs, axis=1)
+    if len(inside) == 0:
+        raise UsageError("no group holds both a member and a non-member, so that no pair can be formed.")
+    first = generator.random(len(inside)) < 0.5
+    differences = values[inside] - values[outside]
+    return np.where(first, differences, -differences), first
+
+
+def _pairs(rows: NDArray[np.intp], labels: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.intp]:
+    inside, outside = generator.permutation(rows[labels[rows]]), generator.permutation(rows[~labels[rows]])
+    count = min(len(inside), len(outside))
+    return np.stack([inside[:count], outside[:count]])
+
+
+def _of_guesses(answers: NDArray[np.bool_], guesses: int, delta: float, confidence: float) -> EpsilonBound:
+    """``answers`` in ascending order of the scores."""
+    m = len(answers)
+    _check_counts(guesses, 0, m, delta)
+    lowest = guesses // 2
+    correct = int((~answers[:lowest]).sum() + answers[m - (guesses - lowest) :].sum())
+    value = epsilon_lower_bound(guesses, correct, m, delta, confidence)
+    return EpsilonBound(value, guesses, correct, m, delta, confidence)
+
+
+def _p_value(r: int, v: int, m: int, epsilon: float, delta: float) -> float:
+    right = float(special.expit(epsilon))
+    tail = float(stats.binom.sf(v - 1, r, right))
+    if delta == 0 or v == 0:
+        return tail
+    window = np.cumsum(stats.binom.pmf(np.arange(v - 1, -1, -1), r, right))
+    return min(1.0, tail + 2 * m * delta * float((window / np.arange(1, v + 1)).max()))
+
+
+def _check_counts(guesses: int, correct: int, samples: int, delta: float) -> None:
+    if not (0 <= correct <= guesses <= samples and samples >= 1):
+        raise UsageError(
+            "expected 0 <= correct <= guesses <= samples and at least one sample, found "
+            f"correct={correct}, guesses={guesses}, samples={samples}."
+        )
+    if not (math.isfinite(delta) and 0 <= delta <= 1):
+        raise UsageError(f"delta must lie between 0 and 1, found {delta}.")

@@ -1,0 +1,236 @@
+"""Training a fleet of reference models on random halves of a pool, through Lightning's own trainer.
+
+Source: the design of Carlini et al., "Membership Inference Attacks From First Principles" (arXiv 2112.03570), section
+IV, in pairs: two models of a pair are trained on complementary halves, so each sample is in exactly half of the models
+and each model gets half of the samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from amint.batches import input_batches, is_map_style
+from amint.errors import NonFiniteError, UsageError
+from amint.fleet import DESIGN, Fleet, open_design, store_design
+from amint.identity import model_digest
+from amint.roles import fingerprints
+from amint.seeding import isolated, seed_generators, seeded
+from amint.signal_cache import whole_file
+
+if TYPE_CHECKING:
+    import lightning as L
+
+__all__ = ["random_halves", "train_references"]
+
+_QUIET = {
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+_READ_TWICE = 64
+
+
+@dataclass(frozen=True)
+class _Job:
+    """How each model is trained."""
+
+    make_module: Callable[[], L.LightningModule]
+    dataset: Dataset[Any]
+    max_epochs: int
+    batch_size: int
+    seed: int
+    backbone: str
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    loader: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_references(
+    make_module: Callable[[], L.LightningModule],
+    dataset: Dataset[Any],
+    *,
+    out: str | Path,
+    max_epochs: int,
+    k: int = 8,
+    seed: int = 0,
+    batch_size: int = 128,
+    backbone: str = "model",
+    plain: Dataset[Any] | None = None,
+    trainer_arguments: Mapping[str, Any] | None = None,
+    loader_arguments: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+) -> Fleet:
+    """Train ``k`` models, or those that are still missing, and write each down as soon as it is finished.
+
+    After a kill at any moment the same call goes on: finished models stay, the one that was being trained starts again.
+    As every model has random numbers of its own, that gives the same weights as an uninterrupted run, to the bit on
+    a CPU. With several CUDA devices one process a device trains one model at a time, otherwise this process trains them
+    one after the other.
+
+    Args:
+        make_module: makes a new LightningModule, as the target was trained in; called anew for each model. With several
+            workers it must be importable, so no lambda.
+        dataset: the pool, samples as ``training_step`` takes them, with an index. Samples equal to each other go into
+            the same half.
+        out: the fleet's folder.
+        max_epochs: for the trainer.
+        k: how many models, even.
+        seed: of the halves and of all training.
+        batch_size: for the loader.
+        backbone: the classifier's attribute in the LightningModule, dots allowed; "" for the module itself.
+        plain: the same samples without random augmentation, in the same order, as the models will be asked about them;
+            None where ``dataset`` has none.
+        trainer_arguments: further arguments of ``lightning.Trainer``.
+        loader_arguments: further arguments of ``DataLoader``, such as ``num_workers`` or ``drop_last``.
+        workers: processes; None for one a CUDA device.
+
+    Raises:
+        UsageError: an odd number of models, data that cannot be used, another fleet in the folder, or a training that
+            was stopped.
+        NonFiniteError: a model diverged.
+    """
+    if k < 2 or k % 2:
+        raise UsageError(f"k must be even and at least 2, so that each sample is in half of the models; got {k}")
+    job = _Job(
+        make_module, dataset, max_epochs, batch_size, seed, backbone, trainer_arguments or {}, loader_arguments or {}
+    )
+    marks = _marks(dataset, plain)
+    facts = {"k": k, "seed": seed, "rows": len(marks), "backbone": backbone, "recipe": _recipe(job)}
+    fleet = _begun(Path(out), make_module, facts, marks)
+    workers = workers or max(1, torch.cuda.device_count())
+    pending = fleet.untrained()
+    if min(workers, len(pending)) < 2:
+        for number in pending:
+            _train(job, fleet, number, {})
+    else:
+        _in_processes(job, fleet, pending, workers)
+    return Fleet.load(fleet.path, make_module)
+
+
+def random_halves(marks: NDArray[np.int64], k: int, seed: int) -> NDArray[np.bool_]:
+    """Which of ``k`` models is trained on which row: bool ``[N, k]``, each row in exactly ``k / 2``.
+
+    Models 2i and 2i + 1 get complementary halves, as equal in size as they can be; rows with the same fingerprint stay
+    together.
+    """
+    different, which = np.unique(marks, return_inverse=True)
+    halves = np.zeros((len(different), k), bool)
+    for pair in range(k // 2):
+        dice = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed % 2**64, pair])))
+        first = dice.permutation(len(different))[: len(different) // 2]
+        halves[first, 2 * pair] = True
+        halves[:, 2 * pair + 1] = ~halves[:, 2 * pair]
+    return halves[which]
+
+
+def _begun(path: Path, make_module: Callable[[], nn.Module], facts: dict[str, Any], marks: NDArray[np.int64]) -> Fleet:
+    """The fleet in the folder if it is the one that is asked for; a new one if there is none."""
+    if not (path / DESIGN).exists():
+        store_design(path, facts, marks, random_halves(marks, facts["k"], facts["seed"]))
+    fleet = open_design(path, make_module)
+    differing = sorted(key for key, value in facts.items() if fleet.facts.get(key) != value)
+    if not differing and not np.array_equal(fleet.marks, marks):
+        differing = ["dataset"]
+    if differing:
+        raise UsageError(
+            f"{path} holds a fleet that differs in {differing} (recipe: the module's code, its settings or the "
+            "training arguments); its models cannot be mixed with others. Choose another folder"
+        )
+    return fleet
+
+
+def _marks(dataset: Dataset[Any], plain: Dataset[Any] | None) -> NDArray[np.int64]:
+    rows: Any = dataset if plain is None else plain
+    if not is_map_style(dataset) or not is_map_style(rows) or len(rows) != len(dataset):  # type: ignore[arg-type]
+        raise UsageError("references need a dataset with an index and a length, and as many plain samples as samples")
+    if len(rows) < 2:
+        raise UsageError(f"a pool of {len(rows)} samples has no halves")
+    with isolated(0):
+        marks = np.concatenate([fingerprints(x).cpu().numpy() for x in input_batches(rows)])
+        first = Subset(rows, range(min(len(rows), _READ_TWICE)))
+        again = np.concatenate([fingerprints(x).cpu().numpy() for x in input_batches(first)])
+    if not np.array_equal(again, marks[: len(again)]):
+        raise UsageError(
+            "reading the dataset twice gives different samples, so it cannot be known later who was trained on what; "
+            "pass the same samples without random augmentation as plain=..."
+        )
+    return marks
+
+
+def _recipe(job: _Job) -> str:
+    """A hash of how the models are trained: two of these in one fleet would not be of one kind."""
+    with isolated(0):
+        module = job.make_module()
+    try:
+        module.get_submodule(job.backbone)
+    except AttributeError as error:
+        names = [name for name, _ in module.named_children()]
+        raise UsageError(
+            f"{type(module).__name__} has no submodule {job.backbone!r}, it has {names}; name the classifier with "
+            "backbone=..."
+        ) from error
+    settings = [job.max_epochs, job.batch_size, dict(job.trainer), dict(job.loader)]
+    plain = json.dumps(settings, sort_keys=True, default=lambda value: type(value).__qualname__)
+    return hashlib.sha256(f"{model_digest(module)} {plain}".encode()).hexdigest()
+
+
+def _train(job: _Job, fleet: Fleet, number: int, device: Mapping[str, Any]) -> None:
+    import lightning as L
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    with isolate_rng():
+        seed_generators(job.seed, number)
+        torch.cuda.manual_seed_all(torch.initial_seed())
+        module = job.make_module()
+        rows = Subset(job.dataset, np.flatnonzero(fleet.members[:, number]).tolist())
+        options = {"shuffle": True, "generator": seeded(job.seed, number), **job.loader}
+        trainer = L.Trainer(**{**_QUIET, **job.trainer, **device, "max_epochs": job.max_epochs})
+        trainer.fit(module, DataLoader(rows, job.batch_size, **options))
+    if not trainer.state.finished:
+        raise UsageError(f"the training of reference {number} was stopped; the same call starts it again")
+    _store(module.get_submodule(job.backbone), fleet, number)
+
+
+def _store(network: nn.Module, fleet: Fleet, number: int) -> None:
+    weights = network.state_dict()
+    broken = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
+    if broken:
+        raise NonFiniteError(f"reference {number} diverged: {broken[:3]} hold NaN or infinity; lower the learning rate")
+    # Tied weights share memory, which the format does not allow.
+    content = safetensors.torch.save({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()})
+    with whole_file(fleet.weights_path(number)) as file:
+        file.write(content)
+
+
+def _in_processes(job: _Job, fleet: Fleet, pending: Sequence[int], workers: int) -> None:
+    try:
+        pickle.dumps(job.make_module)
+    except Exception as error:
+        raise UsageError(
+            f"several workers need a make_module that other processes can import, not a lambda or a local function "
+            f"({error}); or say workers=1"
+        ) from error
+    workers = min(workers, len(pending))
+    spawn(_work, (job, fleet, pending, workers), nprocs=workers)
+
+
+def _work(rank: int, job: _Job, fleet: Fleet, pending: Sequence[int], workers: int) -> None:
+    several = torch.cuda.device_count() > 1 and "accelerator" not in job.trainer
+    device = {"accelerator": "cuda", "devices": [rank % torch.cuda.device_count()]} if several else {}
+    for number in pending[rank::workers]:
+        _train(job, fleet, number, device)

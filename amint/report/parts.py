@@ -1,0 +1,119 @@
+"""What the page of a verdict shows: which samples, which figures, and what is said of power and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from amint.calibration import Calibration
+from amint.evidence import Evidence, Verdict, by_rank
+from amint.report.figures import p_value_plot, power_plot, roc_plot, score_histogram
+
+__all__ = ["by_class", "distinct", "evaluation", "figures", "pictured", "pictures", "power_sentence"]
+
+_MOST_PICTURED = 12
+
+
+def distinct(verdict: Verdict) -> list[Evidence]:
+    """What was judged, without copies."""
+    return [item for item in verdict.judged if item.copy_of is None]
+
+
+def pictured(verdict: Verdict) -> tuple[str, ...]:
+    """The names of the samples whose pictures a report shows: the most and the least suspicious, copies once."""
+    return tuple(item.path for group in _extremes(verdict) for item in group)
+
+
+def _extremes(verdict: Verdict) -> tuple[list[Evidence], list[Evidence]]:
+    """The most and the least suspicious, each in the order of suspicion."""
+    ranked = by_rank(distinct(verdict))
+    half = min(_MOST_PICTURED, (len(ranked) + 1) // 2)
+    return ranked[:half], ranked[max(half, len(ranked) - _MOST_PICTURED) :]
+
+
+def pictures(verdict: Verdict, thumbnails: Mapping[str, bytes]) -> list[tuple[str, list[Evidence]]]:
+    """Title and samples of each group that there are pictures of."""
+    groups = zip(("Most suspicious", "Least suspicious"), _extremes(verdict), strict=True)
+    shown = [(title, [item for item in items if item.path in thumbnails]) for title, items in groups]
+    return [(title, items) for title, items in shown if items]
+
+
+def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
+    """Drawn are distinct samples: copies are no evidence of their own."""
+    items = distinct(verdict)
+    found = {}
+    if items:
+        scores, p_values = (np.array(values, np.float64) for values in zip(*map(_numbers, items), strict=True))
+        line = (f"p ≤ {verdict.alpha:g}", calibration.threshold(verdict.alpha))
+        found = {
+            "scores": score_histogram(
+                "scores",
+                ("calibration (not used)", calibration.scores),
+                ("submission", scores),
+                None if by_class(verdict, calibration) else line,
+            ),
+            "p_values": p_value_plot("p-values", p_values, len(calibration.scores), verdict.alpha),
+            "roc": roc_plot(
+                "roc",
+                {"submission": (scores, calibration.scores)},
+                found="share of the submission",
+                among="calibration data",
+            ),
+        }
+    if verdict.power and verdict.power["points"]:
+        found["power"] = power_plot("power", verdict.power, len(items))
+    return found
+
+
+def by_class(verdict: Verdict, calibration: Calibration) -> bool:
+    """Whether samples were compared with those of their class, so that no one score stands for a p-value."""
+    numbers = np.array([_numbers(item) for item in verdict.judged], np.float64).reshape(-1, 2)
+    return not np.allclose(calibration.p_values(numbers[:, 0]), numbers[:, 1])
+
+
+def _numbers(item: Evidence) -> tuple[float | None, float | None]:
+    return item.score, item.p_value
+
+
+def power_sentence(verdict: Verdict) -> str:
+    """How many samples it takes, in words."""
+    power = verdict.power
+    if not power:
+        return (
+            "Not known how many samples a verdict on this model takes: the bundle holds no scores of known members, "
+            "which its owner can add with audit.evaluate."
+        )
+    share, found = f"{power['target']:.0%} of submissions", f"{power['members_n']:,} known members"
+    test = f"by the MINT head alone, at a false-alarm rate of {power['alpha']:g}"
+    if power["needed"] is None:
+        return f"Half of {found} are too few for {share} to be found {test}; how many it takes is not known."
+    samples = "1 sample is" if power["needed"] == 1 else f"{power['needed']:,} samples are"
+    return f"{samples} needed for {share} to be found {test}, if all of them were used and are like the {found}."
+
+
+def evaluation(figures: Any) -> list[tuple[str, str]]:
+    """Name and value of each figure that the owner measured; a bundle can hold anything in its place."""
+    if not isinstance(figures, Mapping):
+        return []
+    level = figures.get("alpha")
+    return [
+        (f"Owner’s {_figure_name(name, level)}", _figure(found)) for name, found in figures.items() if name != "alpha"
+    ]
+
+
+def _figure_name(name: str, level: Any) -> str:
+    if name == "balanced_accuracy" and isinstance(level, float):
+        return f"balanced accuracy, at alpha = {level:g}"
+    return name.replace("tpr_at_fpr_", "TPR at an FPR of ").replace("auroc", "AUROC").replace("_", " ")
+
+
+def _figure(found: Any) -> str:
+    try:
+        value, low, high = (float(found[key]) for key in ("value", "low", "high"))
+        members, others = (int(n) for n in found["n"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return str(found)
+    return f"{value:.3f} (95 % interval {low:.3f} – {high:.3f}; {members:,} members, {others:,} unseen)"

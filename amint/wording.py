@@ -1,0 +1,87 @@
+"""Verdicts in plain words. Never "not used", which no test can show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amint.evidence import Verdict
+
+__all__ = ["chance", "sentence"]
+
+_TINY = 0.0001
+
+
+def chance(p_value: float) -> str:
+    """A p-value as it is shown: two digits, or a bound where it is tiny."""
+    return f"< {_TINY:.4f}" if p_value < _TINY else f"{p_value:.2g}"
+
+
+def sentence(verdict: Verdict) -> str:
+    """The verdict in plain words, with its uncertainty."""
+    submitted, n = len(verdict.items), len(verdict.judged)
+    if verdict.p_value is None:
+        nothing = {0: "nothing was submitted", 1: "the submitted file could not be judged"}
+        found = verdict.reason or nothing.get(submitted, f"none of the {submitted} files could be judged") + "."
+        return f"Cannot tell: {found}"
+    rejected = f"{submitted - n} of {submitted} files could not be judged."
+    parts = _untold(verdict) if verdict.decision == "cannot tell" else _told(verdict, n)
+    return " ".join([*parts, *([rejected] if submitted > n else [])])
+
+
+def _untold(verdict: Verdict) -> list[str]:
+    shown = _shown(verdict.p_value or 0)
+    return [
+        f"Cannot tell: {verdict.reason}",
+        f"Without this it would have been {shown}, which shows nothing by itself.",
+    ]
+
+
+def _shown(p_value: float) -> str:
+    return f"p {'' if p_value < _TINY else '= '}{chance(p_value)}"
+
+
+def _told(verdict: Verdict, n: int) -> list[str]:
+    return [_together(verdict, n), *_contradiction(verdict), *_singly(verdict, n)]
+
+
+def _together(verdict: Verdict, n: int) -> str:
+    found = f"({_shown(verdict.p_value or 0)}; accepted false-alarm rate {_rate(verdict)})"
+    samples = "the judged sample" if n == 1 else f"taken together, the {n} judged samples"
+    if verdict.copies:
+        samples += f" ({verdict.copies} exact {'copy' if verdict.copies == 1 else 'copies'} not counted again)"
+    higher = f"higher than data that was not used would {found}."
+    if verdict.decision == "used":
+        return f"Used: {samples} {'scores' if n == 1 else 'score'} {higher}"
+    whole = " for the submission as a whole" if verdict.used else ""
+    return f"No evidence of use{whole}: {samples} {'does' if n == 1 else 'do'} not score clearly {higher}"
+
+
+def _contradiction(verdict: Verdict) -> list[str]:
+    if not verdict.contradiction:
+        return []
+    return [
+        "This is a contradiction: the MINT head, which knows what it was told, shows no evidence, yet the model is "
+        "surer of these samples than of data that was not used. Training data that was kept from the head looks like "
+        "this; so do samples that are easier than the calibration data."
+    ]
+
+
+def _singly(verdict: Verdict, n: int) -> list[str]:
+    said = []
+    if n > 1 and verdict.used:
+        they = (
+            "1 sample stands out on its own" if verdict.used == 1 else f"{verdict.used} samples stand out on their own"
+        )
+        but = "" if verdict.decision == "used" else "But "
+        said.append(f"{but}{they}; on average, at most {_rate(verdict)} of samples like these are false alarms.")
+    elif n > 1:
+        said.append("No sample stands out on its own.")
+    if verdict.decision != "used":
+        rest = "it was" if n == 1 else "the others were" if verdict.used else "they were"
+        said.append(f"This does not show that {rest} not used.")
+    return said
+
+
+def _rate(verdict: Verdict) -> str:
+    return f"{100 * verdict.alpha:g}%"

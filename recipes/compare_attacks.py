@@ -1,0 +1,134 @@
+"""All membership attacks on one overfitted network, beside its own MINT head: the comparison table.
+
+    python recipes/compare_attacks.py --data-root DATA    # CIFAR-10, DATA as in amint.datasets.cifar10
+    python recipes/compare_attacks.py --smoke             # scikit-learn's digits, a minute
+
+A small network is trained on the members with the Lightning callback; reference models are trained on random halves of
+members and non-members together, so that each sample is in half of them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import amint
+from amint import datasets
+from amint.report.comparison import write_comparison_report
+
+EXTERNAL, CALIBRATION = 2, 0.4  # rows for each member
+
+
+class SmallCNN(nn.Module):
+    """Three convolutions and two dense layers; small images in, logits out."""
+
+    def __init__(self, channels: int, side: int, width: int) -> None:
+        super().__init__()
+        self.entry = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.middle = nn.Sequential(nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.last = nn.Sequential(nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.ReLU(), nn.Flatten())
+        self.dense = nn.Sequential(nn.Linear(2 * width * (side // 4) ** 2, 128), nn.ReLU())
+        self.classifier = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dense(self.last(self.middle(self.entry(x)))))
+        return logits
+
+
+class Classifier(L.LightningModule):
+    """Plain training, no augmentation."""
+
+    def __init__(self, channels: int, side: int, width: int) -> None:
+        super().__init__()
+        self.model = SmallCNN(channels, side, width)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        return F.cross_entropy(self.model(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+def prepared(images: Tensor) -> Tensor:
+    """uint8 ``[n, c, h, w]`` -> float32, roughly centred."""
+    return images.float() / 127.5 - 1
+
+
+def accuracy(model: nn.Module, rows: TensorDataset) -> float:
+    """Share of right answers."""
+    x, y = rows.tensors
+    model.eval()
+    with torch.no_grad():
+        return float(torch.cat([model(part).argmax(1) for part in x.split(500)]).eq(y).float().mean())
+
+
+def main(
+    *,
+    data_root: Path | None = None,
+    members: int = 5000,
+    references: int = 8,
+    epochs: int = 30,
+    width: int = 16,
+    seed: int = 0,
+    out: Path = Path("runs/compare"),
+    smoke: bool = False,
+) -> dict[str, Any]:
+    """Train, attack, print and save the table."""
+    images, labels = datasets.digits() if data_root is None or smoke else datasets.cifar10(data_root, train=True)
+    if smoke:
+        members, references, epochs, width = 200, 4, 12, 8
+    x, y = prepared(images), labels
+    external, calibration = EXTERNAL * members, int(CALIBRATION * members)
+    roles = amint.assign_roles(len(x), members=members, external=external, calibration=calibration, seed=seed)
+    inside, outside = list(roles.members), list(roles.unseen)[:members]
+    trained, unseen = (TensorDataset(x[rows], y[rows]) for rows in (inside, outside))
+    silent = ("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar")
+    quiet: dict[str, Any] = dict.fromkeys(silent, False)
+
+    def make() -> Classifier:
+        return Classifier(x.shape[1], x.shape[2], width)
+
+    L.seed_everything(seed, verbose=False)
+    module = make()
+    callback = amint.ActiveMint(
+        external=x[list(roles.external)],
+        calibration=x[list(roles.calibration)],
+        backbone="model",
+        split=["entry", "middle"],
+        balance=amint.Weighted(),
+        ratio=2.0,
+        bundle=None,
+        seed=seed,
+    )
+    loader = DataLoader(trained, 100, shuffle=True)
+    L.Trainer(max_epochs=epochs, callbacks=[callback], **quiet).fit(module, loader)
+    pool = TensorDataset(x[inside + outside], y[inside + outside])
+    fleet = amint.train_references(
+        make, pool, out=out / "references", max_epochs=epochs, k=references, seed=seed, batch_size=100,
+        trainer_arguments=quiet,
+    )  # fmt: skip
+    if callback.audit is None:
+        raise SystemExit("training was stopped before it began")
+    found = amint.compare(callback.audit, trained, unseen, fleet=fleet, seed=seed)
+    found.write(out)
+    write_comparison_report(found, out / "report.html")
+    row = {"train_accuracy": accuracy(module.model, trained), "test_accuracy": accuracy(module.model, unseen)}
+    print(json.dumps(row))
+    print(f"{'attack':22} {'AUROC':>7} {'bal. acc.':>9} {'TPR 1 %':>8} {'TPR 0.1 %':>9}")
+    for result in found.ranked:
+        figures = [result[name].value for name in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")]
+        print(f"{result.name:22} {figures[0]:7.3f} {figures[1]:9.3f} {figures[2]:8.3f} {figures[3]:9.4f}")
+    print(found.sentence(), found.epsilon_sentence(), sep="\n")
+    return row
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

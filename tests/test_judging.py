@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from audit_toys import audit_of, images, registered
+from scipy import stats
+
+import amint
+from amint.errors import UsageError
+from amint.evidence import Evidence
+from amint.judging import Samples, Scale, judged_items, set_tests
+from amint.records import CalibrationRecords
+from amint.roles import fingerprints
+from amint.verification import verify
+
+
+@pytest.fixture(scope="module")
+def knowing():
+    """An audit that knows 32 members by heart, calibrated with 199 non-members."""
+    return registered(images(32), images(64, seed=2), images(199, seed=3))
+
+
+def test_what_was_calibration_or_external_data_cannot_be_judged(knowing):
+    submitted = torch.cat([images(30, seed=9), images(199, seed=3)[:2], images(64, seed=2)[:1]])
+    verdict = verify(knowing, submitted, alpha=0.05)
+    assert [item.decision for item in verdict.items[30:]] == ["cannot tell"] * 3
+    assert all(item.p_value is None and item.score is None for item in verdict.items[30:])
+    assert ["calibration" in item.note for item in verdict.items[30:]] == [True, True, False]
+    assert "external" in verdict.items[32].note
+    alone = verify(knowing, submitted[:30], alpha=0.05)
+    assert verdict.tests == alone.tests
+    assert [item.adjusted for item in verdict.items[:30]] == [item.adjusted for item in alone.items]
+
+
+def test_a_submission_of_calibration_data_only_cannot_be_judged(knowing):
+    verdict = verify(knowing, images(199, seed=3), alpha=0.05)
+    assert verdict.decision == "cannot tell"
+    assert verdict.p_value is None
+    assert "calibration" in verdict.sentence()
+
+
+def test_another_domain_gives_no_verdict_and_says_why(knowing):
+    shifted = verify(knowing, images(60, seed=9, level=0.8), alpha=0.05)
+    assert shifted.decision == "cannot tell"
+    assert {item.decision for item in shifted.items} == {"cannot tell"}
+    assert "never sees the model" in shifted.sentence()
+    [failed] = [control for control in shifted.controls if control.outcome == "failed"]
+    assert failed.name == "blind baseline"
+
+
+def test_controls_pass_on_members_and_on_unseen_data(knowing):
+    for submitted in (images(32), images(60, seed=9)):
+        outcomes = {c.name: c.outcome for c in verify(knowing, submitted, alpha=0.05).controls}
+        assert "failed" not in outcomes.values()
+        assert set(outcomes) == {"blind baseline", "control against control", "duplicates", "members against external"}
+
+
+def test_external_data_of_another_domain_than_the_members_is_noticed():
+    audit = registered(images(64), images(64, seed=2, level=1.0), images(99, seed=3))
+    verdict = verify(audit, images(40, seed=9), alpha=0.05)
+    assert verdict.decision == "cannot tell"
+    assert "members against external" in {c.name for c in verdict.controls if c.outcome == "failed"}
+
+
+def test_by_class_compares_with_the_predicted_class(tmp_path):
+    audit = audit_of(calibration=0)
+    x = images(400, seed=5)
+    audit.calibrate(x, by_class=True)
+    submitted = images(20, seed=6)
+    verdict = verify(audit, submitted, alpha=0.2)
+    assert "compared with its own class" in verdict.comparison
+    reading, known = audit.read(submitted), audit.records
+    for i, item in enumerate(verdict.items):
+        own = known.scores[known.classes == reading.classes[i]]
+        assert item.p_value == pytest.approx((1 + (own >= reading.scores[i]).sum()) / (len(own) + 1))
+        assert item.predicted == reading.classes[i]
+    pooled = verify(audit, submitted, alpha=0.2, by_class=False)
+    assert "all 400 calibration samples" in pooled.comparison
+    assert [i.p_value for i in pooled.items] == audit.calibrated().p_values(reading.scores).tolist()
+
+
+def test_by_class_needs_classes():
+    class NoLogits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.entry, self.rest = torch.nn.Linear(8, 8), torch.nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.rest(self.entry(x).relu())
+
+    x = torch.randn(120, 8, generator=torch.Generator().manual_seed(0))
+    audit = amint.register(NoLogits(), x[:20], x[20:50], split=["entry"], epochs=1)
+    with pytest.raises(UsageError, match="needs a classifier"):
+        audit.calibrate(x[50:], by_class=True)
+    audit.calibrate(x[50:])
+    with pytest.raises(UsageError, match="needs a classifier"):
+        verify(audit, x[:3], alpha=0.1, by_class=True)
+
+
+def test_the_power_curve_needs_known_members(knowing):
+    assert verify(knowing, images(3), alpha=0.05).power is None
+    audit = registered(images(32), images(64, seed=2), images(199, seed=3))
+    audit.evaluate(images(32), images(100, seed=12))
+    verdict = verify(audit, images(40, seed=9), alpha=0.05)
+    assert verdict.power["members_n"] == 32
+    assert verdict.power["needed"] <= 10
+    assert verdict.provenance.evaluation["auroc"]["value"] > 0.9
+
+
+def test_near_duplicates_are_told_and_still_judged(knowing):
+    near = images(199, seed=3)[:1] + 0.01
+    assert fingerprints(near) != fingerprints(images(199, seed=3)[:1])
+    verdict = verify(knowing, torch.cat([near, images(10, seed=9)]), alpha=0.05)
+    assert "looks nearly like calibration sample 0" in verdict.items[0].note
+    assert verdict.items[0].p_value is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("size, n", [(1, 100), (2, 100), (5, 100), (20, 100), (50, 25)])
+def test_no_path_to_used_exceeds_its_false_alarm_rate(size, n, by_class):
+    """2,000 null submissions, each against a calibration of its own, through everything that can say ``used``."""
+    audit, x, alpha, repeats = audit_of(), images(6_000, seed=31), 0.05, 2_000
+    read, marks = audit.read(x), np.arange(6_000)
+    blind = np.zeros((6_000, 62), np.float32)
+    rng = np.random.default_rng(size)
+    together = listed = flagged = 0
+    for _ in range(repeats):
+        own, known = np.split(rng.permutation(6_000)[: size + n], [size])
+        scale = Scale(
+            CalibrationRecords(
+                read.scores[known], marks[known], blind[known], None, read.confidence[known], read.classes[known]
+            ),
+            by_class,
+            alpha,
+        )
+        found = tuple(Evidence(f"row {i}", "cannot tell") for i in own)
+        samples = Samples(
+            found, read.scores[own], marks[own], None, read.confidence[own], read.classes[own], blind[own], None
+        )
+        tests = set_tests(samples, scale, np.arange(size))
+        items = judged_items(samples, scale, np.arange(size), ())
+        together += min(test.adjusted for test in tests) <= alpha
+        listed += any(item.decision == "used" for item in items)
+        flagged += sum(item.p_value <= alpha for item in items)
+    most = stats.binom.ppf(0.9999, repeats, alpha)
+    assert together <= most
+    assert listed <= most
+    # Samples of one submission share a calibration, which widens the spread of their rate but not its mean.
+    assert flagged / (repeats * size) <= alpha + 4 * np.sqrt(alpha * (1 - alpha) * (1 / size + 1 / n) / repeats)

@@ -1,0 +1,110 @@
+"""The experiments of the recipes, small: what they find in words, with room for other seeds and other machines."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from amint.datasets import omniglot
+from amint.errors import InputError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def ran(name, out, *options):
+    """What a recipe saved, and what it printed; its plot must be a picture."""
+    command = [sys.executable, RECIPES / f"{name}.py", "--smoke", "--out", out, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out / f"{name}.png") as plot:
+        assert min(plot.size) > 300
+    return json.loads((out / f"{name}.json").read_text()), " ".join(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_withheld_members_show_in_the_confidence_and_not_in_the_head(tmp_path):
+    rows, printed = ran("withheld", tmp_path)
+    assert len(rows) == 7
+    for row in rows:
+        declared, withheld = row["declared"], row["withheld"]
+        output = row["case"].startswith("output")
+        assert declared["head"][0] > (0.65 if output else 0.8)
+        assert abs(withheld["head"][0] - 0.5) < (0.2 if output else 0.12)
+        assert min(withheld["confidence"][0], withheld["loss"][0]) > 0.58
+        # At every step, or every other: the same step cannot be counted.
+        expected = 0 if row["case"].endswith("one step") else row["accounted_updates"]
+        assert row["unaccounted_updates"] == expected
+    early = [row for row in rows if not row["case"].startswith("output")]
+    told = [row for row in early if row["contradiction"] and row["decision"] == "used"]
+    assert len(told) >= 3
+    assert all("This is a contradiction" in row["verdict"] for row in told)
+    assert "not seen" in printed
+
+
+@pytest.mark.slow
+def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
+    shares, _ = ran("survives", tmp_path)
+    assert set(shares) == {"plain", "hard negatives", "tolerant"}
+
+    def found(head, change, group="members", kind="one by one"):
+        return shares[head][change][group][kind]
+
+    for head in shares:
+        assert found(head, "none") > found(head, "none", "unseen") + 0.05
+        assert found(head, "none", "unseen") < 0.13
+        assert shares[head]["grey"] == shares[head]["none"], "nothing changes in grey pictures"
+    for change in ("resized", "crop"):
+        # What moves pixels is what hard negatives taught the head to reject.
+        assert found("hard negatives", change) < 0.1
+        for head in ("plain", "tolerant"):
+            assert found(head, change) > found("hard negatives", change) + 0.05
+            assert found(head, change, kind="sets of 20") > 0.5
+
+
+@pytest.mark.slow
+def test_the_controls_stop_the_false_alarms_of_another_domain(data_root, tmp_path):
+    if not (data_root / "OMNIGLOT").is_dir():
+        pytest.skip(f"no OMNIGLOT in {data_root}")
+    found, printed = ran("domain_shift", tmp_path, "--data-root", data_root)
+    sound, external, both = found["sound"], found["letters as external"], found["letters as both"]
+    assert sound["auroc"] > 0.7 > 0.62 > max(external["auroc"], both["auroc"])
+    assert max(sound["false_alarms_before"], external["false_alarms_before"]) < 0.06
+    assert both["false_alarms_before"] > 0.5
+    assert both["sets_used_before"] == both["sets"]
+    assert [row["sets_cannot_tell"] for row in (external, both)] == [4, 4]
+    for row in (external, both):
+        assert (row["sets_used_after"], row["false_alarms_after"]) == (0, 0)
+    assert sound["sets_cannot_tell"] <= 1
+    assert "members against external" in external["failed_controls"]
+    assert "blind baseline" in both["failed_controls"]
+    assert printed.count("Cannot tell") >= 2
+
+
+def test_omniglot_is_light_on_dark_and_without_repeats(data_root):
+    if not (data_root / "OMNIGLOT").is_dir():
+        pytest.skip(f"no OMNIGLOT in {data_root}")
+    letters = omniglot(data_root)
+    assert (letters.shape, letters.dtype) == ((4840, 1, 28, 28), torch.uint8)
+    assert len(letters.unique(dim=0)) == 4840
+    assert letters.float().mean() < 40
+    assert letters[:, :, 0, 0].float().mean() < 5
+    assert letters.amax((1, 2, 3)).min() > 50
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive", "empty", "damaged"])
+def test_omniglot_that_is_not_there_or_damaged(tmp_path, content):
+    folder = tmp_path / "OMNIGLOT"
+    folder.mkdir()
+    path = folder / "images_background_small1.zip"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("notes.txt" if content == "empty" else "a/b/1.png", "no picture")
+    with pytest.raises(InputError, match=r"images_background_small1.zip.*github.com/brendenlake/omniglot"):
+        omniglot(tmp_path)

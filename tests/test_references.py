@@ -1,0 +1,245 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from fleet_toys import ON_CPU, K, Module, N, Pool, train
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning_toys import BENIGN
+from torch.utils.data import TensorDataset
+from toys import images, labels
+
+from amint.errors import NonFiniteError, UsageError
+from amint.fleet import Fleet
+from amint.references import random_halves
+from amint.roles import fingerprints
+
+pytestmark = BENIGN
+
+
+def weights(path):
+    return {file.name: file.read_bytes() for file in Path(path).glob("model_*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A fleet trained without interruption."""
+    return train(tmp_path_factory.mktemp("whole") / "fleet")
+
+
+@given(st.integers(2, 60), st.integers(1, 6), st.integers(-5, 2**40))
+def test_each_row_is_in_exactly_half_of_the_models(n, pairs, seed):
+    marks = np.arange(n, dtype=np.int64) * 7 - 3
+    halves = random_halves(marks, 2 * pairs, seed)
+    assert halves.shape == (n, 2 * pairs)
+    assert halves.dtype == np.bool_
+    assert (halves.sum(1) == pairs).all()
+    assert set(halves.sum(0)) <= {n // 2, n - n // 2}
+    assert (halves[:, ::2] != halves[:, 1::2]).all()
+    np.testing.assert_array_equal(halves, random_halves(marks, 2 * pairs, seed))
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=30), st.integers(0, 100))
+def test_copies_go_into_the_same_half(marks, seed):
+    halves = random_halves(np.array(marks, np.int64), 4, seed)
+    for mark in set(marks):
+        assert len(np.unique(halves[np.array(marks) == mark], axis=0)) == 1
+    assert (halves.sum(1) == 2).all()
+
+
+def test_halves_are_random():
+    marks = np.arange(2000, dtype=np.int64)
+    halves = random_halves(marks, 8, seed=1)
+    together = np.corrcoef(halves.T)
+    others = [together[i, j] for i in range(8) for j in range(i) if i // 2 != j // 2]
+    # A standard error is 0.022; six of them once in 10**9.
+    assert np.abs(others).max() < 0.134
+    assert abs(halves[:1000].mean(0) - 0.5).max() < 0.1
+    assert (random_halves(marks, 8, seed=2) != halves).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_models_are_trained_on_their_halves_alone(tmp_path):
+    class Noting(Module):
+        def on_fit_start(self):
+            seen.append(set())
+
+        def training_step(self, batch, batch_idx):
+            seen[-1] |= set(fingerprints(batch[0]).tolist())
+            return super().training_step(batch, batch_idx)
+
+    seen = []
+    fleet = train(tmp_path, make_module=Noting)
+    assert [sorted(rows) for rows in seen] == [sorted({*fleet.marks[fleet.members[:, i]].tolist()}) for i in range(K)]
+
+
+def test_a_fleet_on_disk_says_who_was_trained_on_what(whole):
+    again = Fleet.load(whole.path, Module)
+    assert again.facts["seed"] == 3
+    assert again.k == whole.k == K
+    np.testing.assert_array_equal(again.marks, fingerprints(Pool().x))
+    np.testing.assert_array_equal(again.members, whole.members)
+    assert again.members.shape == (N, K)
+    assert (again.members.sum(1) == K // 2).all()
+    np.testing.assert_array_equal(again.members[0], again.members[-1])
+    assert not list(whole.path.glob(".*"))
+
+
+def test_models_differ_and_learned(whole):
+    assert len(set(weights(whole.path).values())) == K
+    fresh = [p.detach() for p in Module().model.parameters()]
+    for number in range(K):
+        trained = whole.model(number)
+        assert trained.a[1].num_batches_tracked == 2 * 2
+        assert not any(torch.equal(a, b) for a, b in zip(fresh, trained.parameters(), strict=True) if b.ndim > 1)
+
+
+def test_the_same_call_gives_the_same_weights_and_another_seed_others(whole, tmp_path):
+    torch.rand(17)
+    assert weights(train(tmp_path / "same").path) == weights(whole.path)
+    other = train(tmp_path / "other", seed=4)
+    assert not set(weights(other.path).values()) & set(weights(whole.path).values())
+
+
+def test_training_leaves_random_numbers_alone(tmp_path):
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    expected = torch.rand(3), np.random.rand(3)  # noqa: NPY002
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    train(tmp_path, k=2, max_epochs=1)
+    assert torch.equal(torch.rand(3), expected[0])
+    np.testing.assert_array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize("missing", [[1], [0, 3], [0, 1, 2, 3]])
+def test_finished_models_stay_and_missing_ones_come_out_the_same(whole, tmp_path, missing):
+    fleet = train(tmp_path)
+    for number in missing:
+        fleet.weights_path(number).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("model_*")}
+    with pytest.raises(UsageError, match=rf"{len(missing)} of the 4 reference models .* not trained yet"):
+        Fleet.load(tmp_path, Module)
+    train(tmp_path)
+    assert weights(tmp_path) == weights(whole.path)
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_a_failed_training_is_not_taken_for_a_finished_one(whole, tmp_path):
+    class Failing(L.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                raise OSError("out of electricity")
+
+    with pytest.raises(OSError, match="out of electricity"):
+        train(tmp_path, trainer_arguments={**ON_CPU, "callbacks": [Failing()]})
+    assert weights(tmp_path) == {}
+
+
+def test_a_stopped_training_is_not_taken_for_a_finished_one(tmp_path):
+    class Stopped(L.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            raise KeyboardInterrupt
+
+    with pytest.raises((UsageError, SystemExit, KeyboardInterrupt)):
+        train(tmp_path, trainer_arguments={**ON_CPU, "callbacks": [Stopped()]})
+    assert weights(tmp_path) == {}
+
+
+def test_other_settings_do_not_mix_with_a_fleet_that_is_there(whole):
+    shuffled = Pool()
+    shuffled.x = shuffled.x.flip(0)
+    for options, differing in [
+        ({"seed": 4}, r"\['seed'\]"),
+        ({"k": 6}, r"\['k'\]"),
+        ({"max_epochs": 3}, r"\['recipe'\]"),
+        ({"batch_size": 5}, r"\['recipe'\]"),
+        ({"make_module": lambda: Module(rate=0.1)}, r"\['recipe'\]"),
+        ({"dataset": Pool(30)}, r"\['rows'\]"),
+        ({"dataset": shuffled}, r"\['dataset'\]"),
+    ]:
+        with pytest.raises(UsageError, match=f"differs in {differing}"):
+            train(whole.path, **options)
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, -2, 7])
+def test_an_odd_number_of_models_has_no_pairs(tmp_path, k):
+    with pytest.raises(UsageError, match="k must be even and at least 2"):
+        train(tmp_path, k=k)
+
+
+def test_data_that_cannot_be_used(tmp_path):
+    with pytest.raises(UsageError, match="reading the dataset twice gives different samples"):
+        train(tmp_path, dataset=Pool(noise=0.1))
+    with pytest.raises(UsageError, match="an index and a length"):
+        train(tmp_path, dataset=iter(Pool()))
+    with pytest.raises(UsageError, match="as many plain samples as samples"):
+        train(tmp_path, plain=Pool(10))
+    with pytest.raises(UsageError, match="has no halves"):
+        train(tmp_path, dataset=TensorDataset(images(1), labels(1)))
+    with pytest.raises(UsageError, match=r"no submodule 'net', it has \['model'\]"):
+        train(tmp_path, backbone="net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_augmented_data_is_known_by_its_plain_samples(tmp_path):
+    fleet = train(tmp_path, dataset=Pool(noise=0.1), plain=Pool(), k=2, max_epochs=1)
+    np.testing.assert_array_equal(fleet.marks, fingerprints(Pool().x))
+
+
+def test_a_model_that_diverges_is_said(tmp_path):
+    with pytest.raises(NonFiniteError, match="reference 0 diverged"):
+        train(tmp_path, make_module=lambda: Module(rate=float("inf")))
+
+
+def test_the_module_itself_can_be_the_network(tmp_path):
+    fleet = train(tmp_path, backbone="", k=2, max_epochs=1)
+    assert isinstance(fleet.model(1), Module)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_weights(whole, tmp_path):
+    """Killed hard again and again, each time a little later, until it is finished."""
+    script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from fleet_toys import train; "
+    # Slower than usual, so that kills also fall into the middle of a training.
+    script += "import fleet_toys, time; row = fleet_toys.Pool.__getitem__; "
+    script += "fleet_toys.Pool.__getitem__ = lambda self, i: (time.sleep(0.004), row(self, i))[1]; "
+    script += "print('go', flush=True); train(sys.argv[1])"
+    kills = 0
+    for attempt in range(60):
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "fleet")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        process.stdout.readline()
+        before = len(weights(tmp_path / "fleet"))
+        while process.poll() is None and len(weights(tmp_path / "fleet")) == before:
+            time.sleep(0.002)
+        time.sleep(0.02 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        if len(weights(tmp_path / "fleet")) == K:
+            break
+    assert kills >= 2
+    assert weights(tmp_path / "fleet") == weights(whole.path)
+    assert weights(train(tmp_path / "fleet").path) == weights(whole.path)
+
+
+@pytest.mark.slow
+def test_two_workers_train_the_same_models_as_one(whole, tmp_path):
+    fleet = train(tmp_path, workers=2)
+    assert weights(fleet.path) == weights(whole.path)
+
+
+def test_workers_need_a_module_that_they_can_import(tmp_path):
+    with pytest.raises(UsageError, match="not a lambda or a local function"):
+        train(tmp_path, make_module=lambda: Module(), workers=2)

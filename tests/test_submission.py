@@ -1,0 +1,109 @@
+"""The same file gets the same score in any batch, order or run, and no file is judged twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from audit_toys import PREPROCESSING, ToyNet, audit_of, images, write_pictures
+
+from amint.architecture import Architecture
+from amint.audit import Audit
+from amint.heads import new_head
+from amint.verification import verify
+
+TOY = Architecture("import", "audit_toys:ToyNet")
+
+
+def small_audit(name):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=10, in_chans=3).eval()
+    points, head, shape = new_head(model, "entry", images(2, shape=(3, 32, 32)), 0)
+    return Audit(model, points, head, shape)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv1_100", "densenet121", "convnext_atto", "efficientnet_b0"])
+def test_a_row_reads_the_same_to_the_last_bit_whatever_comes_with_it(name):
+    audit, x = small_audit(name), images(37, shape=(3, 32, 32))
+    together = audit.read(x)
+    order = torch.randperm(37, generator=torch.Generator().manual_seed(1))
+    shuffled = audit.read(x[order])
+    alone = [audit.read(row[None]) for row in x[:3]]
+    for column in ("scores", "confidence", "classes"):
+        assert np.array_equal(getattr(together, column)[order.numpy()], getattr(shuffled, column))
+        assert [getattr(one, column)[0] for one in alone] == getattr(together, column)[:3].tolist()
+
+
+def saved(tmp_path):
+    return audit_of().save(tmp_path / "toy.amint", preprocessing=PREPROCESSING, architecture=TOY)
+
+
+def same(one, other):
+    return [(i.path, i.decision, i.score, i.p_value, i.note, i.copy_of, i.confidence) for i in one.items] == [
+        (i.path, i.decision, i.score, i.p_value, i.note, i.copy_of, i.confidence) for i in other.items
+    ] and (one.tests, one.controls, one.decision) == (other.tests, other.controls, other.decision)
+
+
+def test_batch_size_and_journal_make_no_difference(tmp_path):
+    bundle, folder = saved(tmp_path), write_pictures(tmp_path / "pictures", 23)
+    (folder / "005 broken.png").write_text("text")
+    plain = verify(bundle, folder, alpha=0.05, allow_import=[TOY.name])
+    for options in ({"batch_size": 1}, {"batch_size": 7, "journal": tmp_path / "journal.jsonl"}, {"batch_size": 500}):
+        assert same(plain, verify(bundle, folder, alpha=0.05, allow_import=[TOY.name], **options))
+    # Everything stands in the journal, so nothing is opened any more.
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    again = verify(bundle, folder, alpha=0.05, allow_import=[TOY.name], journal=tmp_path / "journal.jsonl")
+    assert same(plain, again)
+
+
+SLOWLY = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from amint.verification import verify
+def slow(done, total):
+    time.sleep(0.2)
+verify(sys.argv[2], sys.argv[3], alpha=0.05, allow_import=["audit_toys:ToyNet"], batch_size=2, journal=sys.argv[4],
+       progress=slow)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    bundle, folder, journal = saved(tmp_path), write_pictures(tmp_path / "pictures", 40), tmp_path / "journal.jsonl"
+    plain = verify(bundle, folder, alpha=0.05, allow_import=[TOY.name])
+    arguments = [str(Path(__file__).parent), str(bundle), str(folder), str(journal)]
+    process = subprocess.Popen([sys.executable, "-c", SLOWLY, *arguments])
+    try:
+        for _ in range(600):
+            time.sleep(0.1)
+            if journal.exists() and journal.read_bytes().count(b"\n") >= 8:
+                break
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    judged = journal.read_bytes().count(b"\n") - 1
+    assert 7 <= judged < 40
+    seen = []
+    resumed = verify(
+        bundle, folder, alpha=0.05, allow_import=[TOY.name], journal=journal, progress=lambda *n: seen.append(n)
+    )
+    assert same(plain, resumed)
+    assert seen[0][0] > judged
+
+
+def test_a_model_that_is_no_classifier_is_judged_by_its_head_alone():
+    class Regressor(ToyNet):
+        def forward(self, x):
+            return super().forward(x)[:, :1]
+
+    verdict = verify(audit_of(Regressor()), images(30), alpha=0.05)
+    assert [test.name for test in verdict.tests] == ["MINT head"]
+    assert verdict.items[0].predicted is None
