@@ -105,6 +105,7 @@ def main(
         split=["entry", "middle"],
         balance=amint.Weighted(),
         ratio=2.0,
+        negatives=amint.HardNegatives(amint.horizontal_flip, members=True) if images.shape[1] == 3 else None,
         bundle=None,
         seed=seed,
     )

@@ -61,8 +61,8 @@ def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
     for change in ("resized", "crop"):
         # What moves pixels is what hard negatives taught the head to reject.
         assert found("hard negatives", change) < 0.1
+        assert found("hard negatives", change, kind="sets of 20") < 0.2
         for head in ("plain", "tolerant"):
-            assert found(head, change) > found("hard negatives", change) + 0.05
             assert found(head, change, kind="sets of 20") > 0.5
 
 
