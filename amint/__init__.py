@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from amint.report import write_report
     from amint.roles import assign_roles, check_disjoint, without
     from amint.split import tap_points
+    from amint.tolerance import Reencoding, Tolerance
     from amint.verification import verify
 
 # Loaded when first used: `import amint` must not pull in Lightning, timm or matplotlib.
@@ -64,6 +65,8 @@ _HOMES = {
     "NormalisedByFirst": "balance",
     "NormalisedByRunningMean": "balance",
     "Preprocessing": "preprocessing",
+    "Reencoding": "tolerance",
+    "Tolerance": "tolerance",
     "Verdict": "evidence",
     "Weighted": "balance",
     "assign_roles": "roles",
@@ -107,6 +110,8 @@ __all__ = [
     "NormalisedByFirst",
     "NormalisedByRunningMean",
     "Preprocessing",
+    "Reencoding",
+    "Tolerance",
     "Verdict",
     "Weighted",
     "assign_roles",

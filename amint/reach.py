@@ -31,7 +31,7 @@ class Reach:
         own = {id(p) for p in self._head.values()}
         self._trunk = [p for p in model.parameters() if id(p) not in own]
         self._through_trunk = through_trunk
-        self._before: dict[int, Tensor] | None = None
+        self._before: dict[int, tuple[int, int]] | None = None
         self._head_gradient = self._trunk_gradient = False
         self._handles = [p.register_post_accumulate_grad_hook(self._at_head) for p in self._head.values()]
 
@@ -45,7 +45,7 @@ class Reach:
         if self.done:
             return list(maps)
         if self._before is None:
-            self._before = self._bits()
+            self._before = self._states()
         watched = [x.view_as(x) for x in maps]
         for x in watched:
             if x.requires_grad:
@@ -60,8 +60,8 @@ class Reach:
         """
         if self.done or self._before is None:
             return
-        now = self._bits()
-        moved = {key for key, bits in now.items() if not torch.equal(bits, self._before[key])}
+        now = self._states()
+        moved = {key for key, state in now.items() if state != self._before[key]}
         still = [name for name, p in self._head.items() if id(p) not in moved and p.requires_grad]
         if not moved:
             return
@@ -85,9 +85,9 @@ class Reach:
             handle.remove()
         self._handles = []
 
-    def _bits(self) -> dict[int, Tensor]:
-        # Fused optimizers write past the version counters of tensors.
-        return {id(p): sum_of_bits(p) for p in [*self._trunk, *self._head.values()]}
+    def _states(self) -> dict[int, tuple[int, int]]:
+        # Fused optimizers write past the version counters of tensors, and a step may be too small to change any bit.
+        return {id(p): (p._version, int(sum_of_bits(p))) for p in [*self._trunk, *self._head.values()]}
 
     def _at_head(self, parameter: Tensor) -> None:
         self._head_gradient |= parameter.grad is not None and bool(torch.any(parameter.grad != 0))

@@ -3,9 +3,9 @@
     python recipes/survives.py --smoke                            # scikit-learn's digits
     python recipes/survives.py --data-root DATA --members 1000    # DATA holds MNIST/raw
 
-Three heads: trained plainly; with hard negatives, members moved by one pixel counting as "not a member"; and with a
-tolerance, members under random JPEG, resizing and brightness counting as members. Beside the members found stand the
-false alarms among unseen images changed in the same way, as the calibration data stay as they are.
+Three heads: plain; with hard negatives (members moved by one pixel are "not a member"); with a tolerance (members under
+random JPEG, resizing and brightness are members). Beside the members found: false alarms among unseen images changed
+alike. Calibration images are not changed, so these may exceed alpha; amint.verify, not used here, has controls for it.
 """
 
 from __future__ import annotations
