@@ -21,7 +21,7 @@ from rich.text import Text
 
 from amint import __version__
 from amint.commands import console, trust
-from amint.commands.tables import verdict_table
+from amint.commands.tables import demo_table, verdict_table
 from amint.errors import AmintError, UsageError
 
 __all__ = ["app", "main"]
@@ -70,11 +70,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
 
     with console.progress() as bar:
         results = run_demo(out, seed=seed, progress=console.stages(bar))
-    active, registered, passive = results["active"], results["registered"], results["passive"]
-    table = Table("", "AUROC", "balanced accuracy", "TPR at 1 % FPR", title="Members against unseen images")
-    for name, row in (("active MINT", active), ("registered afterwards", registered), ("passive MINT", passive)):
-        table.add_row(name, *(f"{row[key]:.3f}" for key in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")))
-    console.out.print(table)
+    console.out.print(demo_table(results))
     task = results["task"]
     console.out.print(
         f"Accuracy at the task: {task['plain_accuracy']:.3f} plain, {task['audited_accuracy']:.3f} audited."

@@ -27,6 +27,7 @@ __all__ = ["run_demo"]
 ALPHA = 0.05
 MEMBERS, EXTERNAL, CALIBRATION = 300, 900, 250
 EPOCHS, BATCH, RATIO = 25, 32, 3.0
+MEASURED = ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")
 PREPROCESSING = amint.Preprocessing(size=(32, 32), channels=1, mean=(0.3,), std=(0.4,))
 
 Progress = Callable[[str, int, int], None]
@@ -71,11 +72,13 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
     audits: dict[str, amint.Audit] = {"active": audit, "registered": registered, "passive": passive}
     scores: dict[str, tuple[Any, Any]] = {}
     measured: dict[str, dict[str, float]] = {}
+    intervals: dict[str, dict[str, list[float]]] = {}
     for name, one in audits.items():
         one.calibrate(x[calibration])
         scores[name] = one.scores(x[inside[name]]), one.scores(x[unseen])
         found = one.evaluate(x[inside[name]], x[unseen], ALPHA)
-        measured[name] = {key: found[key].value for key in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")}
+        measured[name] = {key: found[key].value for key in MEASURED}
+        intervals[name] = {key: [found[key].interval.low, found[key].interval.high] for key in MEASURED}
 
     bundle = audit.save(out / "model.amint", preprocessing=PREPROCESSING)
     verdicts = {}
@@ -90,6 +93,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
             "audited_accuracy": _accuracy(audit.detach(), x[unseen], labels[unseen]),
         },
         **measured,
+        "intervals": intervals,
         "calibration": {"n": CALIBRATION, "alpha": ALPHA, "false_alarm_rate": float(np.mean(false_alarms))},
         "verify": {
             name: {"n": len(verdict.judged), "flagged": verdict.flagged, "set_p_value": verdict.p_value}

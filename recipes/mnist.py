@@ -134,6 +134,7 @@ def main(
         "plain_accuracy": accuracy(plain, unseen, answers),
         "audited_accuracy": accuracy(audited, unseen, answers),
         **{name: round(m.value, 4) for name, m in measured.items()},
+        "intervals": {name: [round(m.interval.low, 4), round(m.interval.high, 4)] for name, m in measured.items()},
         "mint_loss": round(float(audit.last.mint), 4) if audit.last else None,
         "head_parameter_share": round(audit.parameter_share, 4),
         "seconds": round(time.perf_counter() - began),

@@ -16,7 +16,10 @@ def test_demo_keeps_its_promises(tmp_path):
     results = run_demo(tmp_path, progress=lambda stage, done, total: stages.update({stage: (done, total)}))
 
     assert results == json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {"task", "active", "registered", "passive", "calibration", "verify", "seconds"}
+    assert set(results) == {"task", "active", "registered", "passive", "intervals", "calibration", "verify", "seconds"}
+    for name in ("active", "registered", "passive"):
+        for figure, (low, high) in results["intervals"][name].items():
+            assert low <= results[name][figure] <= high
     assert {frozenset(results[name]) for name in ("active", "registered", "passive")} == {frozenset(ROW)}
     assert all(done == total > 0 for done, total in stages.values())
 

@@ -4,6 +4,7 @@ Source: Watson et al. 2022, "On the Importance of Difficulty Calibration in Memb
 section 3, with the loss as the signal.
 """
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from amint.signals import Signals
 __all__ = ["Watson"]
 
 
+@dataclass(frozen=True)
 class Watson:
     """Score = log p(y) minus its mean over the OUT references, in nats: the references' loss minus the target's.
 

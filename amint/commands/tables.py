@@ -1,6 +1,9 @@
-"""A verdict as a table for a terminal."""
+"""Results as tables for a terminal."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.table import Column, Table
@@ -9,7 +12,22 @@ from rich.text import Text
 from amint.commands import console
 from amint.evidence import Verdict, by_rank
 
-__all__ = ["verdict_table"]
+__all__ = ["demo_table", "verdict_table"]
+
+_METHODS = {"active": "active MINT", "registered": "registered afterwards", "passive": "passive MINT"}
+_FIGURES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "tpr_at_fpr_0.01": "TPR at 1 % FPR"}
+
+
+def demo_table(results: Mapping[str, Any]) -> Table:
+    """The three heads of the demo, each figure above its 95 % interval."""
+    table = Table("", *_FIGURES.values(), title="Members against unseen images (95 % intervals)")
+    for key, name in _METHODS.items():
+        cells = []
+        for figure in _FIGURES:
+            low, high = results["intervals"][key][figure]
+            cells.append(Text.assemble(f"{results[key][figure]:.3f}", (f"\n{low:.3f}–{high:.3f}", "dim")))
+        table.add_row(name, *cells)
+    return table
 
 
 def verdict_table(verdict: Verdict, most: int) -> Table:

@@ -1,0 +1,64 @@
+"""Does a large submission fit in memory? Verify many small images in one archive and print the peak.
+
+python recipes/stream.py --images 100000
+"""
+
+from __future__ import annotations
+
+import io
+import resource
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from rich.progress import track
+
+import amint
+
+PREPROCESSING = amint.Preprocessing(size=(32, 32), mean=(0.5,), std=(0.25,))
+
+
+def noise(n: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """uint8 ``[n, 32, 32, 3]``."""
+    return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+
+
+def main(*, images: int = 100_000, out: Path = Path("runs/stream"), network: str = "test_resnet") -> dict[str, Any]:
+    """Make a bundle and an archive of images, verify it, print seconds and peak memory."""
+    out.mkdir(parents=True, exist_ok=True)
+    archive = out / f"{images}.zip"
+    if not archive.exists():
+        with zipfile.ZipFile(archive, "w") as packed:
+            for number in track(range(images), "writing", transient=True):
+                held = io.BytesIO()
+                Image.fromarray(noise(1, number)[0]).save(held, "PNG", compress_level=0)
+                packed.writestr(f"{number:07}.png", held.getvalue())
+    torch.manual_seed(0)
+    model = timm.create_model(network, num_classes=10)
+    known = torch.stack([PREPROCESSING(Image.fromarray(pixels)) for pixels in noise(1_300, images + 1)])
+    audit = amint.register(model, known[:100], known[100:300], split="entry", epochs=1)
+    audit.calibrate(known[300:])
+    bundle = audit.save(out / "model.amint", preprocessing=PREPROCESSING)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    verdict = amint.verify(bundle, archive, journal=out / "journal.jsonl")
+    (out / "journal.jsonl").unlink()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {
+        "images": len(verdict.judged),
+        "seconds": round(time.perf_counter() - began, 1),
+        "peak_mib": round(after / 1024),
+        "grown_mib": round((after - before) / 1024),
+    }
+    print(found)
+    return found
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
