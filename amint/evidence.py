@@ -26,7 +26,7 @@ Decision = Literal["used", "no evidence", "cannot tell"]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of one submitted sample.
 

@@ -33,6 +33,7 @@ __all__ = [
 
 CONFIDENCE = "confidence"
 _SEED = 0
+_MOST_COMPARED = 3_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +186,16 @@ def submission_controls(
         names: of the properties of files.
     """
     records = scale.records
-    own, other, columns = samples.blind, records.blind, list(FEATURES)
+    # More would cost memory and change no outcome.
+    rows = np.sort(np.random.default_rng(_SEED).permutation(rows)[:_MOST_COMPARED])
+    own, other, columns = samples.blind[rows], records.blind, list(FEATURES)
     if samples.properties is not None and records.properties is not None:
-        own = np.concatenate([own, samples.properties], axis=1)
+        own = np.concatenate([own, samples.properties[rows]], axis=1)
         other = np.concatenate([other, records.properties], axis=1)
         columns += names
     groups = None
     if scale.by_class and samples.classes is not None and records.classes is not None:
         groups = samples.classes[rows], records.classes
-    blind = blind_baseline(own[rows], other, seed=_SEED, names=columns, groups=groups)
+    blind = blind_baseline(own, other, seed=_SEED, names=columns, groups=groups)
     among = control_against_control(records.scores, groups=records.classes, seed=_SEED)
     return blind, among

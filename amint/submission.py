@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -56,7 +58,8 @@ def read_files(
     preprocessing, (height, width) = held.preprocessing, audit.input_shape[-2:]
 
     def read(book: Journal | None) -> tuple[Samples, tuple[Refused, ...]]:
-        rows, refused = (list(book.judged), list(book.refused)) if book else ([], [])
+        rows, refused = _Rows(), list(book.refused) if book else []
+        rows.add(book.judged if book else ())
         earlier = len(refused)
         done = book.done if book else frozenset()
         reader = open_submission(path, preprocessing, batch_size=batch_size, expect=(height, width), skip=done)
@@ -65,7 +68,7 @@ def read_files(
             rejected = [Refused(file.path, file.reason) for file in reader.rejected[len(refused) - earlier :]]
             if book:
                 book.append(fresh, rejected)
-            rows.extend(fresh)
+            rows.add(fresh)
             refused.extend(rejected)
             if progress is not None:
                 progress(len(rows) + len(refused), len(reader))
@@ -74,7 +77,7 @@ def read_files(
             note(_read(audit, batch.tensor, batch.rows))
         if len(reader.rejected) > len(refused) - earlier:
             note([])
-        return _samples(sorted(rows, key=lambda row: row.path)), tuple(refused)
+        return rows.samples(), tuple(refused)
 
     if journal is None:
         return read(None)
@@ -94,7 +97,7 @@ def read_tensors(audit: Audit, source: Source, batch_size: int, progress: Progre
     Raises:
         InputError: there is no row, or some hold NaN or infinity.
     """
-    rows: list[Judged] = []
+    rows = _Rows()
     for x in input_batches(source, batch_size):
         broken = (~x.isfinite()).reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist()
         if broken:
@@ -102,12 +105,12 @@ def read_tensors(audit: Audit, source: Source, batch_size: int, progress: Progre
                 f"{len(broken)} of {len(x)} submitted rows hold NaN or infinity, first row {len(rows) + broken[0]}; "
                 "leave them out"
             )
-        rows += _read(audit, x, [None] * len(x), first=len(rows))
+        rows.add(_read(audit, x, [None] * len(x), first=len(rows)))
         if progress is not None:
             progress(len(rows), 0)
-    if not rows:
+    if not len(rows):
         raise InputError("nothing was submitted: the loader, dataset or tensor yielded no row")
-    return _samples(rows)
+    return rows.samples()
 
 
 def _read(audit: Audit, x: Tensor, files: Sequence[Row | None], first: int = 0) -> list[Judged]:
@@ -131,17 +134,48 @@ def _read(audit: Audit, x: Tensor, files: Sequence[Row | None], first: int = 0) 
     ]
 
 
-def _samples(rows: Sequence[Judged]) -> Samples:
-    looks = [row.look for row in rows]
-    confidence = [row.confidence for row in rows]
-    properties = [row.properties for row in rows]
-    return Samples(
-        found=tuple(Evidence(row.path, "cannot tell", note=row.note, sha256=row.sha256) for row in rows),
-        scores=np.array([row.score for row in rows], np.float64),
-        marks=np.array([row.mark for row in rows], np.int64),
-        looks=None if None in looks else np.array(looks, np.int64),
-        confidence=None if None in confidence else np.array(confidence, np.float64),
-        classes=None if None in confidence else np.array([row.predicted for row in rows], np.int64),
-        blind=np.frombuffer(b"".join(row.blind for row in rows), np.float32).reshape(-1, len(FEATURES)),
-        properties=np.array(properties, np.float64) if rows and all(properties) else None,
-    )
+class _Rows:
+    """What is kept of each sample, in a few hundred bytes; numbers of samples lie in blocks."""
+
+    def __init__(self) -> None:
+        self._found: list[Evidence] = []
+        self._scores, self._marks = array("d"), array("q")
+        self._looks, self._confidence, self._classes = array("q"), array("d"), array("q")
+        self._blind, self._properties = bytearray(), array("d")
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, rows: Iterable[Judged]) -> None:
+        for row in rows:
+            self._found.append(Evidence(row.path, "cannot tell", note=row.note, sha256=row.sha256))
+            self._scores.append(row.score)
+            self._marks.append(row.mark)
+            self._blind += row.blind
+            self._properties.extend(row.properties)
+            # A column that one sample lacks is left out in the end.
+            for column, value in ((self._looks, row.look), (self._classes, row.predicted)):
+                column.extend(() if value is None else (value,))
+            self._confidence.extend(() if row.confidence is None else (row.confidence,))
+
+    def samples(self) -> Samples:
+        """In the order of their names, as files; tensors come in order anyway."""
+        n = len(self)
+        files = n > 0 and self._found[0].sha256 is not None
+        order = np.array(sorted(range(n), key=lambda i: self._found[i].path) if files else range(n), np.int64)
+
+        def column(values: array[Any], kind: Any) -> Any:
+            return np.frombuffer(values, kind)[order] if len(values) == n else None
+
+        classified = len(self._classes) == len(self._confidence) == n
+        properties = np.frombuffer(self._properties, np.float64)
+        return Samples(
+            found=tuple(self._found[i] for i in order),
+            scores=np.frombuffer(self._scores, np.float64)[order],
+            marks=np.frombuffer(self._marks, np.int64)[order],
+            looks=column(self._looks, np.int64),
+            confidence=column(self._confidence, np.float64) if classified else None,
+            classes=column(self._classes, np.int64) if classified else None,
+            blind=np.frombuffer(self._blind, np.float32).reshape(-1, len(FEATURES))[order],
+            properties=properties.reshape(n, -1)[order] if len(properties) else None,
+        )

@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 import itertools
 
@@ -152,7 +153,7 @@ def test_files_are_preprocessed_to_the_last_bit_as_in_training(tmp_path, preproc
     verdict = judge(bundle, folder)
     assert [item.score for item in verdict.items] == audit_of().read(in_training).scores.tolist()
     assert verdict.items == tuple(
-        item.__class__(**{**vars(item), "path": file.path, "sha256": file.sha256})
+        item.__class__(**{**dataclasses.asdict(item), "path": file.path, "sha256": file.sha256})
         for item, file in zip(judge(bundle, in_training).items, verdict.items, strict=True)
     )
 
