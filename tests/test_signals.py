@@ -109,7 +109,7 @@ def test_any_number_of_signals_costs_one_pass_over_the_data_and_one_of_the_model
 def test_audits_read_labelled_batches_too():
     audit, x = audit_of(), images(6)
     with_labels = extract(AuditedModel(audit), [(x, torch.zeros(6))], {"mint_logit"})
-    np.testing.assert_array_equal(with_labels["mint_logit"], audit.score(x).double())
+    np.testing.assert_array_equal(with_labels["mint_logit"], audit.read(x).scores)
 
 
 @pytest.mark.parametrize("rows", [images(3), TensorDataset(images(3))], ids=["tensor", "dataset"])
