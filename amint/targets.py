@@ -226,7 +226,7 @@ def labels_of(batch: Any) -> Tensor | None:
 
 
 def _mint_logit(audit: Audit, x: Tensor) -> Columns:
-    return {"mint_logit": audit.score(x).double().cpu().numpy()}
+    return {"mint_logit": audit.read(x).scores}
 
 
 def _audit_digest(audit: Audit) -> str:
