@@ -44,8 +44,7 @@ class Audit:
         points: where it is tapped, shallow to deep.
         head: tapped maps -> membership logit.
         input_shape: one input without the batch dimension.
-        calibration: scores of known non-members, or None before :meth:`calibrate`.
-        records: what else is known of the calibration samples, row by row, or None before :meth:`calibrate`.
+        records: what is known of the calibration samples, row by row, or None before :meth:`calibrate`.
         training: what is kept of training, for the controls.
         facts: how the head came about, plain JSON values, kept in the bundle.
         bundle: what it was loaded from, or None.
@@ -64,7 +63,6 @@ class Audit:
         self.head = head
         self.input_shape = tuple(input_shape)
         self.taps = tap_modules(backbone, [point.name for point in points])
-        self.calibration: Calibration | None = None
         self.records: CalibrationRecords | None = None
         self.training = TrainingRecords()
         self.facts: dict[str, Any] = dict(facts or {})
@@ -166,9 +164,8 @@ class Audit:
             raise UsageError("by_class needs a classifier, a model that gives logits [n, classes]")
         self.records = records
         self.facts["by_class"] = by_class
-        self.calibration = Calibration(records.scores)
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
-        return self.calibration
+        return self.calibrated()
 
     def evaluate(self, members: Source, nonmembers: Source, alpha: float = 0.05) -> dict[str, Measurement]:
         """How well the head tells members from unseen non-members, with intervals.
@@ -198,11 +195,14 @@ class Audit:
         }
         return measured
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """The scores of known non-members, or None before :meth:`calibrate`."""
+        return None if self.records is None else Calibration(self.records.scores)
+
     def calibrated(self) -> Calibration:
         """The calibration, or UsageError if there is none."""
-        if self.calibration is None:
-            raise UsageError("this audit is not calibrated; call audit.calibrate(known_non_members) first")
-        return self.calibration
+        return Calibration(self.recorded().scores)
 
     def save(
         self,
@@ -223,7 +223,7 @@ class Audit:
             UsageError: not calibrated, or the model changed after it was calibrated, or the architecture or the
                 preprocessing does not describe it, or something else than a bundle is in the way.
         """
-        self.calibrated()
+        records = self.recorded()
         if self._calibrated_weights not in (None, bundle.digests(self.backbone, self.head)):
             raise UsageError("the model changed after audit.calibrate(); calibrate again, then save")
         return bundle.save(
@@ -231,7 +231,7 @@ class Audit:
             backbone=self.backbone,
             head=self.head,
             points=self.points,
-            records=self._recorded(),
+            records=records,
             training=self.trained(),
             facts={"members_seen": self.ledger.count("members"), **self.facts, "controls": self.training_controls()},
             preprocessing=preprocessing,
@@ -250,11 +250,12 @@ class Audit:
 
     def restore(self, contents: bundle.Bundle) -> None:
         """Take over what a bundle holds besides weights."""
-        self.calibration, self.records, self.training = contents.calibration, contents.records, contents.training
+        self.records, self.training = contents.records, contents.training
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
         self.bundle = contents
 
-    def _recorded(self) -> CalibrationRecords:
+    def recorded(self) -> CalibrationRecords:
+        """The records of the calibration samples, or UsageError if there are none."""
         if self.records is None:
             raise UsageError("this audit is not calibrated; call audit.calibrate(known_non_members) first")
         return self.records

@@ -219,7 +219,7 @@ class ActiveMint(L.Callback):
         if state and self.audit is not None and any(m is self.audit.backbone for m in pl_module.modules()):
             # Also when testing after fit: the network now has the checkpoint's weights, and so must the head.
             self.audit.load_state_dict(state["audit"])
-            self.audit.calibration = None
+            self.audit.records = None
 
     def _network(self, pl_module: L.LightningModule) -> nn.Module:
         try:

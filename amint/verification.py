@@ -12,7 +12,6 @@ import numpy as np
 
 from amint.audit import Audit
 from amint.batches import Source
-from amint.errors import UsageError
 from amint.evidence import Decision, Evidence, Verdict
 from amint.findings import Control, Provenance, SetTest
 from amint.judging import Scale, already_known, distinct, judged_items, set_tests, submission_controls
@@ -71,9 +70,8 @@ def verify(
     audit = model if isinstance(model, Audit) else load(model, allow_import=allow_import)
     calibration = audit.calibrated()
     calibration.check_alpha(alpha)
-    if audit.records is None:
-        raise UsageError("this audit is not calibrated; call audit.calibrate(known_non_members) first")
-    scale = Scale(audit.records, bool(audit.facts.get("by_class")) if by_class is None else by_class, float(alpha))
+    records = audit.recorded()
+    scale = Scale(records, bool(audit.facts.get("by_class")) if by_class is None else by_class, float(alpha))
     refused: Sequence[Evidence] = ()
     if isinstance(submitted, str | Path):
         place = None if journal is None else Path(journal)
@@ -85,7 +83,7 @@ def verify(
     items: tuple[Evidence, ...] = ()
     tests: tuple[SetTest, ...] = ()
     if len(samples):
-        same, twins = already_known(samples, audit.records, audit.trained())
+        same, twins = already_known(samples, records, audit.trained())
         original = distinct(samples)
         items = judged_items(samples, scale, original, twins)
         barred = {twin.item for twin in twins if twin.bits is None}

@@ -204,4 +204,4 @@ def test_what_is_known_of_the_training_survives_saving_twice(tmp_path):
     audit.ledger.add("members", images(6))
     once = load(audit.save(tmp_path / "once"), model=ToyNet())
     twice = load(once.save(tmp_path / "twice"), model=ToyNet())
-    assert once.facts == twice.facts == {"method": "toy", "members_seen": 6}
+    assert once.facts == twice.facts == {"method": "toy", "members_seen": 6, "by_class": False, "controls": []}

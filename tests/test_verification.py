@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import amint
 from amint.architecture import Architecture
-from amint.calibration import Calibration
 from amint.errors import AlphaError, BundleError, InputError, NonFiniteError, UsageError
 from amint.loading import load
 from amint.preprocessing import Preprocessing
+from amint.records import CalibrationRecords
 from amint.verification import verify
 
 TOY = Architecture("import", "audit_toys:ToyNet")
@@ -279,20 +279,22 @@ def test_false_alarms_are_as_rare_as_promised(knowing):
     """Fresh calibration and fresh submissions each time, as the guarantee is about both."""
     alpha, repeats, n, m = 0.05, 1000, 99, 20
     pool = images(12_000, seed=31)
-    scores = knowing.scores(pool)
+    before, knowing.records = knowing.records, None
+    knowing.calibrate(pool)
+    known = {name: column for name, column in vars(knowing.records).items() if column is not None}
     dice = np.random.default_rng(0)
-    flagged, whole, any_of_four, before = [], [], [], knowing.calibration
+    flagged, whole, any_of_four = [], [], []
     try:
         for _ in range(repeats):
             rows = dice.permutation(len(pool))[: n + m]
-            knowing.calibration = Calibration(scores[rows[:n]])
+            knowing.records = CalibrationRecords(**{name: column[rows[:n]] for name, column in known.items()})
             verdict = amint.verify(knowing, pool[rows[n:]], alpha=alpha)
             flagged.append(verdict.flagged / m)
             whole.append(verdict.decision == "used")
             # Of twenty samples hardly any can stand out with so few calibration samples.
             any_of_four.append(amint.verify(knowing, pool[rows[-4:]], alpha=alpha).used > 0)
     finally:
-        knowing.calibration = before
+        knowing.records = before
     noise = 3 * np.sqrt(alpha * (1 - alpha) / repeats)
     assert np.mean(flagged) == pytest.approx(alpha, abs=0.005)
     assert np.mean(whole) == pytest.approx(alpha, abs=noise)
