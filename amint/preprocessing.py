@@ -90,6 +90,36 @@ class Preprocessing:
             UsageError: ``image`` is not a Pillow image.
             InputError: the picture has no pixels, or values or colours that cannot be brought to 8 bits.
         """
+        pixels, notes = self._pixels(image)
+        return self.scaled(pixels), notes
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """The first half of a call: the picture in its size and colours, uint8 [channels, height, width].
+
+        Bytes take a quarter of the memory; :meth:`scaled` turns batches of them into what a call gives.
+
+        Raises:
+            UsageError: ``image`` is not a Pillow image.
+            InputError: the picture has no pixels, or values or colours that cannot be brought to 8 bits.
+        """
+        return self._pixels(image)[0]
+
+    def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The second half of a call: uint8 [..., channels, height, width] to float32 of that shape, where it lies.
+
+        Raises:
+            UsageError: not bytes, or another number of channels.
+        """
+        if pixels.dtype != torch.uint8 or pixels.dim() < 3 or pixels.shape[-3] != self.channels:
+            raise UsageError(
+                f"expected uint8 [..., {self.channels}, height, width], got {pixels.dtype} {list(pixels.shape)}"
+            )
+        # The device is named because a default device set by the caller would not fit the picture's.
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+        return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def _pixels(self, image: Image.Image) -> tuple[torch.Tensor, tuple[str, ...]]:
         if not isinstance(image, Image.Image):
             raise UsageError(f"image must be a Pillow image, found {type(image).__name__}")
         if 0 in image.size:
@@ -98,10 +128,7 @@ class Preprocessing:
         if self.size is not None:
             converted = converted.resize(self.size[::-1], _FILTERS[self.interpolation])
         pixels = torch.from_numpy(np.array(converted)).view(converted.height, converted.width, self.channels)
-        # The device is named because a default device set by the caller would not fit the picture's.
-        mean = torch.tensor(self.mean, dtype=torch.float32, device="cpu").view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32, device="cpu").view(-1, 1, 1)
-        return pixels.permute(2, 0, 1).contiguous().to(torch.float32).div_(255).sub_(mean).div_(std), notes
+        return pixels.permute(2, 0, 1).contiguous(), notes
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain numbers, strings and lists; ``from_json`` gives an equal object back."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -161,27 +162,64 @@ class Roles:
     seed: int
 
 
-def assign_roles(n: int, *, members: int, external: int, calibration: int, seed: int) -> Roles:
+def assign_roles(
+    n: int, *, members: int, external: int, calibration: int, seed: int, groups: Tensor | ArrayLike | None = None
+) -> Roles:
     """Draw disjoint roles at random; what is left over is unseen.
 
     A random draw is what makes calibration samples exchangeable with samples nothing was trained on, and that
     is what the false-alarm guarantee rests on.
 
+    Samples that depend on each other (frames of one film, recordings of one speaker) are drawn as a group: no group
+    stands in two roles. Each role gets its share of the groups, ``size * number of groups // n`` of them, so groups
+    of one size never give more rows than asked for, and groups of different sizes about as many. That share must
+    not depend on which groups come up: filling a role up to a number of rows would keep large groups out of it, and
+    calibration would no longer be exchangeable with unseen data.
+
+    It is then the groups that are exchangeable, not their rows. The p-value of a submitted row holds if calibration
+    has one row of each of its groups, drawn at random, and the submission's row was drawn from its group in the same
+    way; with all the rows of K calibration groups of one size, false alarms can be more frequent than alpha, by at
+    most 1 / (K + 1). A test of a whole submission takes its rows as independent: submit one row a group.
+    (Dunn, Wasserman and Ramdas, "Distribution-free prediction sets for two-layer hierarchical models", JASA 2023;
+    Lee, Barber and Willett, "Distribution-free inference with hierarchical data", 2023.)
+
     Args:
         n: number of samples.
         members, external, calibration: how many of each.
         seed: recorded, so that the draw can be repeated and checked.
+        groups: ``[n]``, equal for samples of one group; None if samples are independent, which is the same as
+            a group for each.
 
     Raises:
-        UsageError: more samples asked for than there are.
+        UsageError: more samples asked for than there are, groups of another length, or a role that would get none.
     """
-    sizes = (members, external, calibration)
-    if min(sizes) < 0 or sum(sizes) > n:
+    sizes = {"members": members, "external": external, "calibration": calibration}
+    if min(sizes.values()) < 0 or sum(sizes.values()) > n:
         raise UsageError(
-            f"cannot draw {members} members + {external} external + {calibration} calibration = {sum(sizes)} rows "
-            f"out of {n}; ask for fewer"
+            f"cannot draw {members} members + {external} external + {calibration} calibration = "
+            f"{sum(sizes.values())} rows out of {n}; ask for fewer"
         )
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(n)
-    parts = np.split(order, np.cumsum(sizes))
-    chosen = [tuple(int(i) for i in np.sort(part)) for part in parts]
+    group_of_row = np.arange(n) if groups is None else _numbered(groups, n)
+    count = int(group_of_row.max(initial=-1)) + 1
+    shares = {role: size * count // max(n, 1) for role, size in sizes.items()}
+    for role, size in sizes.items():
+        if size and not shares[role]:
+            raise UsageError(
+                f"cannot draw {size} {role}: the {n} rows come in {count} groups, which are not to be split; ask for "
+                f"{-(-n // count)} or more"
+            )
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    role_of_group = np.full(count, len(sizes))
+    for number, drawn in enumerate(np.split(order, np.cumsum(list(shares.values())))):
+        role_of_group[drawn] = number
+    role_of_row = role_of_group[group_of_row]
+    chosen = [tuple(np.flatnonzero(role_of_row == number).tolist()) for number in range(len(sizes) + 1)]
     return Roles(chosen[0], chosen[1], chosen[2], chosen[3], seed)
+
+
+def _numbered(groups: Tensor | ArrayLike, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Groups numbered from 0."""
+    given = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    if given.shape != (n,):
+        raise UsageError(f"expected a group for each of {n} rows, found groups of shape {given.shape}")
+    return np.unique(given, return_inverse=True)[1].astype(np.int64)

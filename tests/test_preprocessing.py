@@ -252,3 +252,23 @@ def test_json_of_the_wrong_shape():
         Preprocessing.from_json(good)
     with pytest.raises(UsageError, match="found list"):
         Preprocessing.from_json([1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_of_pixels_scaled_is_what_calls_give(channels):
+    preprocessing = Preprocessing((20, 12), channels, (0.3,), (0.21,))
+    noise = np.random.default_rng(channels).integers(0, 256, (5, 17, 31, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(pixels) for pixels in noise]
+    pixels = torch.stack([preprocessing.pixels(picture) for picture in pictures])
+    assert pixels.shape == (5, channels, 20, 12)
+    assert torch.equal(preprocessing.scaled(pixels), torch.stack([preprocessing(picture) for picture in pictures]))
+
+
+def test_only_bytes_of_the_right_channels_are_scaled():
+    for wrong in (
+        torch.zeros(2, 3, 4, 4),
+        torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
+        torch.zeros(4, 4, dtype=torch.uint8),
+    ):
+        with pytest.raises(UsageError, match=r"expected uint8 \[\.\.\., 3, height, width\]"):
+            Preprocessing(channels=3).scaled(wrong)

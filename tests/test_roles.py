@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from amint.errors import RoleOverlapError, UsageError
+from amint.ranksum import rank_sum_p
 from amint.roles import Ledger, assign_roles, check_disjoint, fingerprints, without
 
 pixels = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=6, max_size=6)
@@ -178,3 +179,99 @@ def test_roles_that_cannot_be_drawn(sizes):
     message = f"cannot draw {members} members + {external} external + {calibration} calibration = {sum(sizes)} rows"
     with pytest.raises(UsageError, match=re.escape(message) + " out of 10; ask for fewer"):
         assign_roles(10, members=members, external=external, calibration=calibration, seed=0)
+
+
+def drawn(sizes, groups, seed=0):
+    members, external, calibration = sizes
+    return assign_roles(
+        len(groups), members=members, external=external, calibration=calibration, seed=seed, groups=groups
+    )
+
+
+def parts(roles):
+    return roles.members, roles.external, roles.calibration, roles.unseen
+
+
+@settings(deadline=None)
+@given(groups=st.lists(st.integers(-3, 12), max_size=120), data=st.data(), seed=st.integers(0, 2**32))
+def test_no_group_stands_in_two_roles(groups, data, seed):
+    n, count = len(groups), len(set(groups))
+    sizes = [data.draw(st.integers(0, n // 3)) for _ in range(3)]
+    shares = [size * count // max(n, 1) for size in sizes]
+    assume(all(share or not size for size, share in zip(sizes, shares, strict=True)))
+    roles = drawn(sizes, groups, seed)
+    assert sorted(i for part in parts(roles) for i in part) == list(range(n))
+    held = [{groups[i] for i in part} for part in parts(roles)]
+    # Disjoint exactly if nothing is counted twice; the shares depend on nothing that was drawn.
+    assert [len(part) for part in held] == [*shares, count - sum(shares)]
+    assert set().union(*held) == set(groups)
+    assert all(list(part) == sorted(part) and all(type(i) is int for i in part) for part in parts(roles))
+    assert roles == drawn(sizes, torch.tensor(groups, dtype=torch.int64), seed)
+    assert roles == drawn(sizes, np.array([f"{group + 3:02}" for group in groups]), seed)
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 9), count=st.integers(1, 30), data=st.data(), seed=st.integers(0, 2**32))
+def test_groups_of_one_size_fill_a_role_up_to_less_than_one_of_them(size, count, data, seed):
+    groups = data.draw(st.permutations([i for i in range(count) for _ in range(size)]))
+    sizes = [data.draw(st.sampled_from([0, *range(size, max(size, len(groups) // 3))])) for _ in range(3)]
+    assume(sum(sizes) <= len(groups))
+    roles = drawn(sizes, groups, seed)
+    for part, asked in zip(parts(roles), sizes, strict=False):
+        assert asked - size < len(part) <= asked
+
+
+@settings(deadline=None)
+@given(n=st.integers(0, 60), data=st.data(), seed=st.integers(0, 2**32))
+def test_a_group_for_each_row_is_the_draw_without_groups(n, data, seed):
+    sizes = [data.draw(st.integers(0, n // 3)) for _ in range(3)]
+    members, external, calibration = sizes
+    plain = assign_roles(n, members=members, external=external, calibration=calibration, seed=seed)
+    assert drawn(sizes, np.arange(n) * 7 - 3, seed) == plain
+
+
+def test_large_groups_come_into_every_role_as_often_as_small_ones():
+    groups = np.repeat(np.arange(10), [30, 1, 2, 1, 5, 1, 1, 4, 1, 4])
+    held = np.zeros((4, 10))
+    for seed in range(2000):
+        for role, part in enumerate(parts(drawn((10, 15, 10), groups, seed))):
+            held[role, np.unique(groups[list(part)])] += 1
+    # Shares of 2, 3, 2 and what is left; a standard deviation is at most 22.
+    for times, share in zip(held, (2, 3, 2, 3), strict=True):
+        assert np.all(np.abs(times - 200 * share) < 5 * 22)
+
+
+def test_p_values_of_one_row_a_group_hold():
+    generator = np.random.default_rng(0)
+    repeats, k, m, alpha = 4000, 19, 6, 0.1
+    alone, together, dependent = [], [], []
+    groups = np.repeat(np.arange(2 * k), m)
+    for seed in range(repeats):
+        # Nearly all of the spread lies between groups, as with frames of one sign.
+        scores = generator.normal(size=2 * k)[groups] + 0.1 * generator.normal(size=len(groups))
+        roles = drawn((0, 0, k * m), groups, seed)
+        calibration, unseen = np.reshape(roles.calibration, (k, m)), np.reshape(roles.unseen, (k, m))
+        one = scores[calibration[np.arange(k), generator.integers(m, size=k)]]
+        submitted = scores[unseen[0, generator.integers(m)]]
+        alone.append((1 + np.sum(one >= submitted)) / (k + 1))
+        together.append((1 + np.sum(scores[calibration] >= submitted)) / (k * m + 1))
+        # All frames of one sign as a submission of their own, against all calibration rows.
+        dependent.append(rank_sum_p(scores[unseen[0]], scores[calibration].ravel()))
+    error = 4 * np.sqrt(alpha * (1 - alpha) / repeats)
+    assert abs(np.mean(np.array(alone) <= alpha) - alpha) < error
+    assert np.mean(np.array(together) <= alpha) < alpha + 1 / (k + 1) + error
+    assert np.mean(np.array(dependent) <= alpha) > 2 * alpha
+
+
+@pytest.mark.parametrize("groups", [[0] * 9, [[0] * 10], 3])
+def test_groups_of_another_length_are_refused(groups):
+    with pytest.raises(UsageError, match="expected a group for each of 10 rows, found groups of shape"):
+        assign_roles(10, members=4, external=3, calibration=2, seed=0, groups=groups)
+
+
+def test_a_role_smaller_than_a_group_is_refused():
+    groups = np.repeat(np.arange(10), 3)
+    with pytest.raises(UsageError, match=r"cannot draw 2 calibration: the 30 rows come in 10 groups, .* 3 or more"):
+        drawn((12, 3, 2), groups)
+    assert len(drawn((12, 3, 3), groups).calibration) == 3
+    assert drawn((12, 3, 0), groups).calibration == ()
