@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from amint.architecture import Architecture
     from amint.attack_results import Comparison
     from amint.audit import Audit
-    from amint.balance import Balance, NormalisedByFirst, NormalisedByRunningMean, Weighted
+    from amint.balance import (
+        Balance,
+        ConflictAverse,
+        GradientBalance,
+        GradNorm,
+        NormalisedByFirst,
+        NormalisedByRunningMean,
+        UncertaintyWeighting,
+        Weighted,
+    )
     from amint.calibration import Calibration
     from amint.commitments import Commitment, check_proof, check_roles, commit, prove
     from amint.comparison import compare
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
     from amint.evidence import Evidence, Verdict
     from amint.fleet import Fleet
     from amint.gate import check_gate
+    from amint.hash_register import HashRegister
     from amint.lightning import ActiveMint
     from amint.loading import load
     from amint.lower_bound import epsilon_lower_bound, one_run_audit
@@ -58,15 +68,20 @@ _HOMES = {
     "Calibration": "calibration",
     "Commitment": "commitments",
     "Comparison": "attack_results",
+    "ConflictAverse": "balance",
     "Evidence": "evidence",
     "Fleet": "fleet",
+    "GradNorm": "balance",
+    "GradientBalance": "balance",
     "HardNegatives": "negatives",
+    "HashRegister": "hash_register",
     "ImageFiles": "readers",
     "NormalisedByFirst": "balance",
     "NormalisedByRunningMean": "balance",
     "Preprocessing": "preprocessing",
     "Reencoding": "tolerance",
     "Tolerance": "tolerance",
+    "UncertaintyWeighting": "balance",
     "Verdict": "evidence",
     "Weighted": "balance",
     "assign_roles": "roles",
@@ -103,15 +118,20 @@ __all__ = [
     "Calibration",
     "Commitment",
     "Comparison",
+    "ConflictAverse",
     "Evidence",
     "Fleet",
+    "GradNorm",
+    "GradientBalance",
     "HardNegatives",
+    "HashRegister",
     "ImageFiles",
     "NormalisedByFirst",
     "NormalisedByRunningMean",
     "Preprocessing",
     "Reencoding",
     "Tolerance",
+    "UncertaintyWeighting",
     "Verdict",
     "Weighted",
     "assign_roles",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,15 @@ from torch import Tensor, nn
 
 from amint.accounting import Accounting
 from amint.audit import Audit
-from amint.balance import Balance, NormalisedByFirst, Weighted
+from amint.balance import AnyBalance, GradientBalance
+from amint.balance.choice import check_training_pass, chosen, combining
 from amint.batches import Source
 from amint.calibration import Calibration
 from amint.commitments import Commitment, announced, check_same
 from amint.errors import NonFiniteError, StepError, UsageError
 from amint.heads import head_weights, load_head_weights, new_head
-from amint.losses import membership_loss, scaled_gradient, what_is_not_finite
+from amint.history import History, balanced_accuracy
+from amint.losses import StepLosses, membership_loss, scaled_gradient, what_is_not_finite
 from amint.metrics import Measurement, summary
 from amint.mixing import ExternalStream, Mixture
 from amint.negatives import HardNegatives
@@ -36,21 +37,12 @@ from amint.tolerance import Tolerance
 __all__ = ["Auditable", "StepLosses", "attach", "membership_loss"]
 
 
-@dataclass(frozen=True)
-class StepLosses:
-    """What the last training step was made of, as scalars on the model's device."""
-
-    task: Tensor
-    mint: Tensor
-    total: Tensor
-
-
 def attach(
     model: nn.Module,
     *,
     external: Source,
     split: str | Sequence[str] = "entry",
-    balance: Balance | None = None,
+    balance: AnyBalance | None = None,
     ratio: float = 1.0,
     negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
     tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
@@ -68,7 +60,8 @@ def attach(
         external: loader, dataset or tensor of rows that look like the members but are not (no labels needed).
         split: "entry", "middle", "output", or module names.
         balance: how the two losses become one; default ``NormalisedByFirst()``, and ``Weighted()`` where
-            ``trunk_gradient=0`` leaves them nothing in common.
+            ``trunk_gradient=0`` leaves them nothing in common. A balance of gradients, such as ``ConflictAverse``,
+            needs one process, ``trunk_gradient`` above 0 and :meth:`Auditable.backward`.
         ratio: external rows per member row, above 0.
         negatives: a symmetry of the domain, or :class:`HardNegatives`, for further "not a member" rows.
         tolerance: a random change, such as :class:`amint.tolerance.Reencoding`, under which the head has to know
@@ -83,7 +76,7 @@ def attach(
             the log (logger "amint").
 
     Returns:
-        The audit; call ``audit.loss(task_loss)`` once a step.
+        The audit; call ``audit.loss(task_loss)``, or ``audit.backward(task_loss)``, once a step.
 
     Raises:
         UsageError: attached twice, already compiled or wrapped, bad arguments.
@@ -92,10 +85,7 @@ def attach(
     check_attachable(model)
     if not 0 <= trunk_gradient <= 1:
         raise UsageError(f"trunk_gradient must lie between 0 and 1, got {trunk_gradient}")
-    if balance is None:
-        balance = NormalisedByFirst() if trunk_gradient > 0 else Weighted()
-    if isinstance(balance, type) or not isinstance(balance, Balance):
-        raise UsageError(f"balance must be an object with a method combine(task, mint), got {balance!r}")
+    balance = chosen(balance, trunk_gradient, world)
     mixture = Mixture.of(ExternalStream(external, seed, rank, world, monitor), ratio, negatives, tolerance)
     points, head, shape = new_head(model, split, mixture.stream.example(), seed)
     promised = {} if commitment is None else {"commitment": announced(commitment, quietly=rank > 0)}
@@ -116,9 +106,10 @@ class Auditable(Audit):
         mixture: where the "not a member" rows come from.
         balance: how the two losses become one.
         accounting: counts, among the facts, the updates of the model that the head saw and those that it did not.
+        history: the curves of this process's steps, in the bundle from :meth:`calibrate` on.
     """
 
-    def __init__(self, audit: Audit, mixture: Mixture, balance: Balance, trunk_gradient: float) -> None:
+    def __init__(self, audit: Audit, mixture: Mixture, balance: AnyBalance, trunk_gradient: float) -> None:
         facts = {
             "method": "active",
             **mixture.facts(),
@@ -137,6 +128,7 @@ class Auditable(Audit):
         self._reach = Reach(self.backbone, self.head, through_trunk=trunk_gradient > 0)
         self._hooks = TrainingHooks(self.backbone, self.taps, self._more_rows, self._reached)
         self.accounting = Accounting(self.backbone, self.facts)
+        self.history = History()
 
     def loss(self, task: Tensor) -> Tensor:
         """The loss to call ``backward`` on: the task's and the MINT head's, balanced.
@@ -147,8 +139,23 @@ class Auditable(Audit):
         Raises:
             StepError: the model was not called, or called twice, in training mode since the last call.
             NonFiniteError: a loss is NaN or infinite.
-            UsageError: the optimizer does not move the head, or the loss does not reach it.
+            UsageError: the optimizer does not move the head, the loss does not reach it, or the balance is one of
+                gradients.
         """
+        return self._balanced(task, combining(self.balance))
+
+    def backward(self, task: Tensor) -> None:
+        """Add the balanced gradients to ``.grad``: ``audit.loss(task).backward()``, and for balances of gradients too.
+
+        With one of those, parameters that one loss alone reaches (the head; the layers behind the deepest tap) get its
+        gradient, the shared ones what the balance makes of both. Arguments and errors are those of :meth:`loss`.
+        """
+        if isinstance(self.balance, GradientBalance):
+            self._balanced(task, self.balance.backward)
+        else:
+            self.loss(task).backward()
+
+    def _balanced(self, task: Tensor, combined: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         if self._step is None:
             raise StepError(
                 "audit.loss() found no training forward pass of the audited model: call model(x) in training mode, "
@@ -158,12 +165,13 @@ class Auditable(Audit):
         if task.numel() != 1:
             raise UsageError(f"audit.loss() needs one scalar loss, got shape {tuple(task.shape)}; average it first")
         mint = membership_loss(logits, members + views)
-        total = self.balance.combine(task, mint)
+        self._reach.confirm()
+        total = combined(task, mint)
         if not bool(torch.isfinite(total)):
             raise NonFiniteError(what_is_not_finite(task, mint, logits, members, views))
-        self._reach.confirm()
         self.accounting.loss()
         self.last = StepLosses(task.detach(), mint.detach(), total.detach())
+        self.history.add(task_loss=task, mint_loss=mint, mint_accuracy=balanced_accuracy(logits, members + views))
         self.facts["steps"] += 1
         return total
 
@@ -214,6 +222,7 @@ class Auditable(Audit):
             "ledger": self.ledger.state_dict(),
             "steps": self.facts["steps"],
             "accounting": self.accounting.state_dict(),
+            "history": self.history.state_dict(),
             "commitment": self.facts.get("commitment"),
         }
 
@@ -231,12 +240,14 @@ class Auditable(Audit):
         self.ledger.load_state_dict(state["ledger"])
         self.facts["steps"] = state["steps"]
         self.accounting.load_state_dict(state["accounting"])
+        self.history.load_state_dict(state["history"])
         self._step = None
 
     def calibrate(self, nonmembers: Source, *, by_class: bool = False) -> Calibration:
         """See :meth:`Audit.calibrate`; first checks that training reached the head at all."""
         self._reach.confirm()
         self.accounting.settle()
+        self.facts |= self.history.facts()
         return super().calibrate(nonmembers, by_class=by_class)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -251,6 +262,7 @@ class Auditable(Audit):
                 "the audited model was called in training mode without gradients; call model.eval() first, or put the "
                 "pass under `with audit.paused():`"
             )
+        check_training_pass(self.balance, x.device)
         self.accounting.forward()
         rows = self.mixture.rows(x)
         views = self.mixture.views(x)

@@ -18,10 +18,11 @@ from amint.blind import FEATURES, blind_features
 from amint.calibration import Calibration
 from amint.controls import blind_baseline
 from amint.errors import NonFiniteError, UsageError
+from amint.facts import evaluation_facts, task_facts
 from amint.heads import MintHead, parameter_share
 from amint.metrics import Measurement, summary
 from amint.preprocessing import Preprocessing
-from amint.reading import Reading, predictions
+from amint.reading import Reading, all_finite, predictions
 from amint.rebuilding import described, first_outputs, like_weights, shown_weight
 from amint.records import CalibrationRecords, TrainingRecords, perceptual_hashes
 from amint.roles import Ledger, fingerprints
@@ -93,9 +94,7 @@ class Audit:
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
             UsageError: the model cannot take inputs of this shape.
         """
-        logits = self._logits(x)
-        _refuse_broken(logits)
-        return logits
+        return all_finite(self._logits(x))
 
     def read(self, x: Tensor) -> Reading:
         """What a verification reads of inputs ``[n, ...]``, the same for a row whatever rows come with it.
@@ -108,8 +107,7 @@ class Audit:
         for rows in x.split(_ROWS):
             padded = torch.cat([rows, rows[-1:].expand(_ROWS - len(rows), *rows.shape[1:])])
             parts.append((self._logits(padded)[: len(rows)], predictions(self.backbone, padded, len(rows))))
-        logits = torch.cat([part for part, _ in parts])
-        _refuse_broken(logits)
+        logits = all_finite(torch.cat([part for part, _ in parts]))
         scores = logits.double().cpu().numpy()
         predicted = [found for _, found in parts if found is not None]
         if len(predicted) < len(parts):
@@ -189,11 +187,21 @@ class Audit:
         labels = np.r_[np.ones(len(inside), bool), np.zeros(len(outside), bool)]
         measured = summary(np.r_[inside, outside], labels, threshold)
         self.training = replace(self.training, member_scores=inside[:_MOST_MEMBERS])
-        self.facts["evaluation"] = {"alpha": alpha} | {
-            name: {"value": m.value, "low": m.interval.low, "high": m.interval.high, "n": [m.n_members, m.n_nonmembers]}
-            for name, m in measured.items()
-        }
+        self.facts["evaluation"] = evaluation_facts(alpha, measured)
         return measured
+
+    def note(self, *, plain_accuracy: float | None = None, audited_accuracy: float | None = None) -> None:
+        """State how well the model does its own task, which amint cannot know; goes into the bundle as stated.
+
+        Args:
+            plain_accuracy: of the same network trained without amint, between 0 and 1.
+            audited_accuracy: of this model, on the same data.
+
+        Raises:
+            UsageError: not a share, or nothing stated.
+        """
+        stated = task_facts(plain_accuracy=plain_accuracy, audited_accuracy=audited_accuracy)
+        self.facts["task"] = self.facts.get("task", {}) | stated
 
     @property
     def calibration(self) -> Calibration | None:
@@ -288,12 +296,3 @@ class Audit:
         if not np.isfinite(found["outputs"]).all():
             raise NonFiniteError("the model's outputs on random inputs are NaN or infinite; look at its weights")
         return found
-
-
-def _refuse_broken(logits: Tensor) -> None:
-    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
-    if broken:
-        raise NonFiniteError(
-            f"{len(broken)} of {len(logits)} scores are not finite (rows {broken[:5]}); look for NaN or infinity "
-            "in these inputs, or in the model's weights"
-        )

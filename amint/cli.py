@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal, NoReturn
 import cyclopts
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from amint import __version__
 from amint.commands import console, trust
-from amint.commands.tables import demo_table, verdict_table
+from amint.commands.tables import bundle_table, demo_table, verdict_table
 from amint.errors import AmintError, UsageError
 
 __all__ = ["app", "main"]
@@ -121,37 +121,24 @@ def splits(
 
 
 @app.command
-def inspect(bundle: Path, /) -> None:
+def inspect(bundle: Path, /, *, report: Path | None = None) -> None:
     """Say what an audit bundle holds; nothing of it is run.
 
     Parameters
     ----------
     bundle
         A bundle's folder or .zip.
+    report
+        HTML file to write, which also shows the curves of the training.
     """
     from amint.bundle import read
 
     held = read(bundle)
-    manifest, known, architecture = held.manifest, held.calibration, held.architecture
-    sizes = [sum(t.numel() for t in weights.values()) for weights in (held.model_weights, held.head_weights)]
-    rows = {
-        "bundle SHA-256": held.sha256,
-        "weights SHA-256": manifest["files"]["model.safetensors"],
-        "created": manifest["created"],
-        "libraries": ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items()),
-        "model": "passed by the caller",
-        "parameters": f"{sizes[0]:,} in the model, {sizes[1]:,} in the MINT head",
-        "taps": ", ".join(f"{p.name} {p.shape} at {p.cost:.1%} of the forward cost" for p in held.points),
-        "input": " x ".join(map(str, held.input_shape)),
-        "preprocessing": held.preprocessing or "none: only tensors can be verified",
-        "calibration": f"{len(known.scores)} non-members; smallest p-value of one sample {known.smallest_p:.2g}",
-    }
-    if architecture is not None:
-        rows["model"] = f"{architecture.library}/{architecture.name} {dict(architecture.arguments)}"
-    table = Table(Column(), Column(overflow="fold"), title=console.plain(bundle), show_header=False)
-    for name, value in (rows | {f"training: {name}": value for name, value in manifest["facts"].items()}).items():
-        table.add_row(console.plain(name), console.plain(value))
-    console.out.print(table)
+    console.out.print(bundle_table(held))
+    if report is not None:
+        from amint.report.inspection import write_bundle_report
+
+        console.say(f"Wrote {write_bundle_report(held, report)}.")
 
 
 @app.command

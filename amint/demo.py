@@ -80,6 +80,11 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
         measured[name] = {key: found[key].value for key in MEASURED}
         intervals[name] = {key: [found[key].interval.low, found[key].interval.high] for key in MEASURED}
 
+    task = {
+        "plain_accuracy": _accuracy(plain, x[unseen], labels[unseen]),
+        "audited_accuracy": _accuracy(network, x[unseen], labels[unseen]),
+    }
+    audit.note(**task)
     bundle = audit.save(out / "model.amint", preprocessing=PREPROCESSING)
     verdicts = {}
     for name, rows in {"members": members, "unseen": unseen}.items():
@@ -88,10 +93,7 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
         verdicts[name].write(out / "verdicts" / name)
     false_alarms = audit.calibrated().p_values(scores["active"][1]) <= ALPHA
     results: dict[str, Any] = {
-        "task": {
-            "plain_accuracy": _accuracy(plain, x[unseen], labels[unseen]),
-            "audited_accuracy": _accuracy(audit.detach(), x[unseen], labels[unseen]),
-        },
+        "task": task,
         **measured,
         "intervals": intervals,
         "calibration": {"n": CALIBRATION, "alpha": ALPHA, "false_alarm_rate": float(np.mean(false_alarms))},
@@ -108,7 +110,9 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
         verdicts,
         out / "report.html",
         thresholds={METHODS[k]: one.calibrated().threshold(ALPHA) for k, one in audits.items()},
+        progress=audit.history.curves(),
     )
+    audit.detach()
     return results
 
 

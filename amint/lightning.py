@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from amint.active import Auditable, attach
 from amint.architecture import Architecture
-from amint.balance import Balance
+from amint.balance import Balance, GradientBalance
 from amint.batches import Source, input_batches
 from amint.commitments import Commitment
 from amint.errors import UsageError
@@ -38,7 +38,8 @@ class ActiveMint(L.Callback):
     Logs ``mint/loss``, and after each validation (or training epoch, without validation) ``mint/auroc`` and
     ``mint/tpr_at_fpr_0.01`` of this epoch's members against external rows kept away from the head. Calibrates and
     writes the audit bundle at the end of fit, then takes hooks and head off again. A fit that is interrupted, trains
-    nothing or is a ``fast_dev_run`` writes no bundle. Forward passes outside ``training_step`` are plain.
+    nothing or is a ``fast_dev_run`` writes no bundle. Forward passes outside ``training_step`` are plain. Of several
+    processes the first writes the bundle, with the training curves of its own steps.
 
     Checkpoints hold the module's own weights under their own names, and the head in this callback's state; they load
     into the plain module. Resuming from the end of an epoch goes on exactly as without the stop (one process, no
@@ -55,7 +56,8 @@ class ActiveMint(L.Callback):
         bundle: where to write the audit bundle; None to write none.
         preprocessing, architecture: as in :meth:`amint.Audit.save`.
         monitor: external rows kept away from the head, and member rows remembered, for the logged curves; 0 for none.
-        split, balance, ratio, negatives, tolerance, trunk_gradient, seed, commitment: as in :func:`amint.attach`.
+        balance: as in :func:`amint.attach`, of losses only.
+        split, ratio, negatives, tolerance, trunk_gradient, seed, commitment: as in :func:`amint.attach`.
 
     Attributes:
         audit: the audit, from the start of fit; use it after fit to score, evaluate or save again. Another fit of the
@@ -82,6 +84,12 @@ class ActiveMint(L.Callback):
         commitment: Commitment | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(balance, GradientBalance):
+            raise UsageError(
+                f"{balance!r} balances two gradients, but Lightning's automatic optimization calls backward() on one "
+                "loss. Set self.automatic_optimization = False in the module, amint.attach(self.model, balance=...) "
+                "there, and call audit.backward(loss) in training_step"
+            )
         self.audit: Auditable | None = None
         self._calibration, self._backbone, self._monitor = calibration, backbone, monitor
         self._bundle, self._preprocessing, self._architecture = bundle, preprocessing, architecture

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["membership_loss", "scaled_gradient", "what_is_not_finite"]
+__all__ = ["StepLosses", "membership_loss", "scaled_gradient", "what_is_not_finite"]
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What the last training step was made of, as scalars on the model's device."""
+
+    task: Tensor
+    mint: Tensor
+    total: Tensor
 
 
 def membership_loss(logits: Tensor, members: int) -> Tensor:

@@ -164,8 +164,9 @@ def _limitations(bundle: Bundle) -> list[str]:
 
 
 def _details(bundle: Bundle, signature: SignatureStatus | None) -> dict[str, Any]:
-    commitment = _commitment(bundle.manifest["facts"])
-    plain = {f"fact:{k}": v for k, v in bundle.manifest["facts"].items() if k not in ("commitment", "evaluation")}
+    facts = bundle.manifest["facts"]
+    commitment = _commitment(facts)
+    plain = {f"fact:{k}": v for k, v in facts.items() if k not in ("commitment", "evaluation", "history")}
     return {
         "bundle:sha256": bundle.sha256,
         "parameters": _size(bundle.model_weights),

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from amint.errors import NonFiniteError
 from amint.rebuilding import like_weights
 from amint.taps import evaluating
 
-__all__ = ["Reading", "predictions"]
+__all__ = ["Reading", "all_finite", "predictions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +46,18 @@ def predictions(model: nn.Module, x: Tensor, first: int) -> tuple[NDArray[np.flo
         return None
     best = torch.log_softmax(logits, dim=1).max(dim=1)
     return best.values.numpy(), best.indices.numpy()
+
+
+def all_finite(logits: Tensor) -> Tensor:
+    """The same MINT logits ``[n]``.
+
+    Raises:
+        NonFiniteError: some are NaN or infinite.
+    """
+    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
+    if broken:
+        raise NonFiniteError(
+            f"{len(broken)} of {len(logits)} scores are not finite (rows {broken[:5]}); look for NaN or infinity "
+            "in these inputs, or in the model's weights"
+        )
+    return logits

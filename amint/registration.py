@@ -19,6 +19,7 @@ from amint.batches import Source, batches_of, inputs_of
 from amint.commitments import Commitment, announced
 from amint.errors import NonFiniteError, UsageError
 from amint.heads import new_head
+from amint.history import History, balanced_accuracy
 from amint.losses import membership_loss
 from amint.mixing import ExternalStream, Mixture
 from amint.negatives import HardNegatives
@@ -78,7 +79,7 @@ def register(
     audit = Audit(model, points, head, shape, facts)
     loader = batches_of(members, batch_size, shuffle_seed=seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr)
-    device = audit.device
+    device, history = audit.device, History()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for epoch in range(epochs):
         losses = []
@@ -91,7 +92,8 @@ def register(
                 audit.ledger.add("members", x)
                 audit.ledger.add("external", rows[0])
                 maps = prefix(model, audit.taps, torch.cat([x, views, *rows]))
-                loss = membership_loss(head(maps), len(x) + len(views))
+                logits = head(maps)
+                loss = membership_loss(logits, len(x) + len(views))
                 if not bool(torch.isfinite(loss)):
                     raise NonFiniteError(
                         f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"
@@ -99,6 +101,8 @@ def register(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                accuracy = balanced_accuracy(logits, len(x) + len(views))
+                history.add(mint_loss=loss, mint_accuracy=accuracy)
                 losses.append(loss.item())
         if not losses:
             raise UsageError(
@@ -108,4 +112,5 @@ def register(
         schedule.step()
         if progress is not None:
             progress(epoch + 1, sum(losses) / len(losses))
+    audit.facts |= history.facts()
     return audit

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 import amint
+from amint.bundle import read
 from amint.demo import run_demo
 from amint.evidence import Verdict
 
@@ -33,7 +34,10 @@ def test_demo_keeps_its_promises(tmp_path):
     assert members["set_p_value"] < 1e-6
     assert members["flagged"] > members["n"] / 2
 
-    HTMLParser().feed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    HTMLParser().feed(report)
+    assert "Task loss and MINT loss over 250 training steps" in report
+    assert read(tmp_path / "model.amint").manifest["facts"]["task"] == results["task"]
     verdict = Verdict.from_json((tmp_path / "verdicts" / "members" / "verdict.json").read_text(encoding="utf-8"))
     assert (verdict.decision, len(verdict.judged)) == ("used", 300)
     # The images on disk score as the tensors they were trained as.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Column, Table
@@ -12,7 +12,10 @@ from rich.text import Text
 from amint.commands import console
 from amint.evidence import Verdict, by_rank
 
-__all__ = ["demo_table", "verdict_table"]
+if TYPE_CHECKING:
+    from amint.bundle import Bundle
+
+__all__ = ["bundle_table", "demo_table", "verdict_table"]
 
 _METHODS = {"active": "active MINT", "registered": "registered afterwards", "passive": "passive MINT"}
 _FIGURES = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "tpr_at_fpr_0.01": "TPR at 1 % FPR"}
@@ -41,4 +44,31 @@ def verdict_table(verdict: Verdict, most: int) -> Table:
         table.add_row(name, score, *p_values, item.decision)
     if len(verdict.items) > most:
         table.caption = f"{most} of {len(verdict.items)} files, the most suspicious first; all are in verdict.csv"
+    return table
+
+
+def bundle_table(held: Bundle) -> Table:
+    """What a bundle holds, line by line."""
+    manifest, known, architecture = held.manifest, held.calibration, held.architecture
+    sizes = [sum(t.numel() for t in weights.values()) for weights in (held.model_weights, held.head_weights)]
+    rows = {
+        "bundle SHA-256": held.sha256,
+        "weights SHA-256": manifest["files"]["model.safetensors"],
+        "created": manifest["created"],
+        "libraries": ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items()),
+        "model": "passed by the caller",
+        "parameters": f"{sizes[0]:,} in the model, {sizes[1]:,} in the MINT head",
+        "taps": ", ".join(f"{p.name} {p.shape} at {p.cost:.1%} of the forward cost" for p in held.points),
+        "input": " x ".join(map(str, held.input_shape)),
+        "preprocessing": held.preprocessing or "none: only tensors can be verified",
+        "calibration": f"{len(known.scores)} non-members; smallest p-value of one sample {known.smallest_p:.2g}",
+    }
+    if architecture is not None:
+        rows["model"] = f"{architecture.library}/{architecture.name} {dict(architecture.arguments)}"
+    told = {name: value for name, value in manifest["facts"].items() if name != "history"}
+    if len(told) < len(manifest["facts"]):
+        told["history"] = "curves of the training, which --report draws"
+    table = Table(Column(), Column(overflow="fold"), title=console.plain(held.path), show_header=False)
+    for name, value in (rows | {f"training: {name}": value for name, value in told.items()}).items():
+        table.add_row(console.plain(name), console.plain(value))
     return table

@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 from amint.calibration import Calibration
 from amint.errors import UsageError
 from amint.evidence import HEAD, SCHEMA, Verdict, by_rank
+from amint.history import Curves
 from amint.metrics import auroc_interval, balanced_accuracy_interval, tpr_at_fpr_interval
 from amint.report import parts
 from amint.report.figures import roc_plot, score_histogram
 from amint.report.parts import pictured
+from amint.report.progress import progress_figures
 from amint.wording import chance
 
 __all__ = ["METHODS", "pictured", "write_report", "write_training_report"]
@@ -94,6 +96,7 @@ def write_training_report(
     path: str | Path,
     *,
     thresholds: Mapping[str, float] | None = None,
+    progress: Curves | None = None,
 ) -> Path:
     """Write a training run, compared with its alternatives, as one self-contained HTML file.
 
@@ -104,6 +107,7 @@ def write_training_report(
         path: the file to write; its folder is made if need be.
         thresholds: for each of the same names the score from which the balanced accuracy of ``results`` calls a sample
             a member, fixed without these scores; gives it an interval.
+        progress: of the training of the audited model, from ``audit.history.curves()``; drawn if given.
 
     Raises:
         UsageError: a method without scores.
@@ -124,6 +128,8 @@ def write_training_report(
         verdicts=verdicts,
         roc=roc_plot("roc", shown),
         histogram=score_histogram("scores", ("unseen", unseen), ("members", members)),
+        curves=progress,
+        progress=None if progress is None else progress_figures(progress),
     )
 
 

@@ -240,10 +240,17 @@ def _bulk(scores: Floats) -> tuple[float, float]:
 
 @contextmanager
 def _axes() -> Iterator[tuple[Figure, Axes]]:
+    with _panels(1) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def _panels(n: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    """One above the other, over one x-axis."""
     with style.context(["default", _STYLE]):
         figure = Figure(figsize=(4.9, 3.3), layout="constrained")
         FigureCanvasSVG(figure)
-        yield figure, figure.add_subplot()
+        yield figure, list(figure.subplots(n, sharex=True, squeeze=False).flat)
 
 
 def _legend(axes: Axes) -> None:

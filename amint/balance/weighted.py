@@ -1,4 +1,4 @@
-"""Two losses into one. A balance is any object with ``combine(task, mint) -> total``; scalars in, scalar out.
+"""Two losses into one by weights that are fixed, or follow the size of the losses.
 
 Source: aMINT (arXiv 2509.07879), section 3 (lambda1, lambda2) and its published code, in which each loss is divided by
 its value at the first batch, with lambda2/lambda1 from 10 (MNIST) to 10,000 (Tiny ImageNet).
@@ -7,29 +7,14 @@ its value at the first batch, with lambda2/lambda1 from 10 (MNIST) to 10,000 (Ti
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from amint.balance.values import shared_values, usable
 from amint.errors import UsageError
 
-__all__ = ["Balance", "NormalisedByFirst", "NormalisedByRunningMean", "Weighted"]
-
-_SMALLEST = torch.finfo(torch.float32).tiny
-
-
-@runtime_checkable
-class Balance(Protocol):
-    """Combines the task's loss and the MINT loss.
-
-    A balance that remembers something between steps also has ``state_dict()`` and ``load_state_dict(state)``.
-    """
-
-    def combine(self, task: Tensor, mint: Tensor) -> Tensor:
-        """The loss to call ``backward`` on, a scalar that depends on both."""
-        ...
+__all__ = ["NormalisedByFirst", "NormalisedByRunningMean", "Weighted"]
 
 
 class Weighted:
@@ -59,8 +44,8 @@ class NormalisedByFirst(Weighted):
 
     def combine(self, task: Tensor, mint: Tensor) -> Tensor:
         """The weighted sum of the normalised losses."""
-        first = self._first or _shared_values(task, mint)
-        if _usable(first):
+        first = self._first or shared_values(task, mint)
+        if usable(first):
             self._first = first
         return super().combine(task / first[0], mint / first[1])
 
@@ -90,10 +75,10 @@ class NormalisedByRunningMean(Weighted):
 
     def combine(self, task: Tensor, mint: Tensor) -> Tensor:
         """The weighted sum of the normalised losses."""
-        now = _shared_values(task, mint)
+        now = shared_values(task, mint)
         old = self._mean or now
         a, b = (self.momentum * m + (1 - self.momentum) * n for m, n in zip(old, now, strict=True))
-        if _usable((a, b)):
+        if usable((a, b)):
             self._mean = (a, b)
         return super().combine(task / a, mint / b)
 
@@ -113,18 +98,3 @@ def _positive(name: str, value: float) -> float:
             "audited model use trunk_gradient=0, not a weight of 0"
         )
     return float(value)
-
-
-def _usable(values: tuple[float, float]) -> bool:
-    """A loss of zero, or a broken step that the training loop skips, must not set the scale of those after it."""
-    return all(_SMALLEST < value < math.inf for value in values)
-
-
-def _shared_values(task: Tensor, mint: Tensor) -> tuple[float, float]:
-    """Both losses as numbers, the mean over all processes: ranks must not scale their gradients differently."""
-    values = torch.stack([task.detach().float(), mint.detach().float()])
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    a, b = values.abs().clamp_min(_SMALLEST).tolist()
-    return a, b

@@ -1,0 +1,149 @@
+"""An audit bundle as one HTML file: how the model was made auditable, and what is known of how well that worked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amint.bundle import Bundle
+from amint.errors import BundleError, UsageError
+from amint.facts import task_facts
+from amint.findings import Control
+from amint.history import Curves
+from amint.report import METHODS, _write, parts
+from amint.report.progress import progress_figures
+
+__all__ = ["write_bundle_report"]
+
+_MADE = {
+    "active": "A MINT head was trained along with this model",
+    "registered": "After its own training, a MINT head was trained on this model",
+}
+_ROLES = {
+    "members": "the model was trained on them",
+    "external": "like the members; shown to the MINT head as not trained on",
+    "calibration": "nothing was trained on them; they turn scores into p-values",
+}
+_UPDATES = {
+    "accounted_updates": "with the head",
+    "unaccounted_updates": "without the head",
+    "replaced_weights": "weights from elsewhere",
+}
+_SETTINGS = {
+    "balance": "Balance of the two losses",
+    "trunk_gradient": "Share of the MINT gradient that enters the model",
+    "ratio": "External rows a member row",
+    "negatives": "Hard negatives",
+    "negatives_of_members": "Hard negatives made of members, too",
+    "tolerance": "Changes under which members are known still",
+    "epochs": "Passes over the members",
+    "lr": "Learning rate of the head",
+    "by_class": "Compared within the predicted class",
+}
+_SHOWN = {"method", "steps", "members_seen", "history", "task", "evaluation", "controls", "commitment"}
+
+
+def write_bundle_report(bundle: Bundle, path: str | Path) -> Path:
+    """Write what a bundle holds about its training as one self-contained HTML file; what it lacks is left out.
+
+    Args:
+        bundle: from :func:`amint.bundle.read`.
+        path: the file to write; its folder is made if need be.
+
+    Raises:
+        BundleError: the facts of the bundle are not what amint writes.
+    """
+    facts = bundle.manifest["facts"]
+    try:
+        values = _values(bundle, facts)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"the facts of {bundle.path} are not what amint writes: {error}") from error
+    return _write(path, "bundle.html.j2", **values)
+
+
+def _values(bundle: Bundle, facts: Mapping[str, Any]) -> dict[str, Any]:
+    curves = Curves.from_json(facts["history"]) if "history" in facts else None
+    commitment = facts.get("commitment") or {}
+    method, members = str(facts.get("method", "unknown")), _count(facts, "members_seen")
+    steps = _count(facts, "steps") if curves is None else curves.steps
+    return {
+        "sentence": _sentence(method, members, steps, bundle),
+        "method": METHODS.get(method, method),
+        "steps": steps,
+        "members": members,
+        "roles": _roles(bundle, members, commitment),
+        "task": task_facts(**facts["task"]) if "task" in facts else {},
+        "auroc": _auroc(facts.get("evaluation")),
+        "evaluation": parts.evaluation(facts.get("evaluation")),
+        "updates": {name: n for name in _UPDATES if (n := _count(facts, name)) is not None},
+        "update_kinds": _UPDATES,
+        "controls": [_control(found) for found in facts.get("controls", ())],
+        "curves": curves,
+        "figures": {} if curves is None else progress_figures(curves),
+        "settings": [*_settings(facts)],
+        "bundle": bundle,
+        "manifest": bundle.manifest,
+        "sizes": [sum(t.numel() for t in weights.values()) for weights in (bundle.model_weights, bundle.head_weights)],
+        "root": str(commitment["root"]) if commitment else None,
+    }
+
+
+def _sentence(method: str, members: int | None, steps: int | None, bundle: Bundle) -> str:
+    made = _MADE.get(method, "A MINT head reads this model")
+    told = "" if members is None else f", told of {members:,} members"
+    over = "" if steps is None else f" over {steps:,} steps"
+    known = bundle.calibration
+    return (
+        f"{made}{over}{told}. {len(known.scores):,} known non-members turn its scores into p-values, the smallest of "
+        f"which is {known.smallest_p:.2g} for one sample."
+    )
+
+
+def _roles(
+    bundle: Bundle, members: int | None, commitment: Mapping[str, Any]
+) -> list[tuple[str, str, int | None, int | None]]:
+    """Role, what it is, number of distinct samples seen and of samples committed to."""
+    marks = bundle.training.external_marks
+    seen = {
+        "members": members,
+        "external": None if marks is None else len(marks),
+        "calibration": len(bundle.calibration.scores),
+    }
+    counts = commitment.get("counts", {})
+    return [(role, kind, seen[role], _count(counts, role)) for role, kind in _ROLES.items()]
+
+
+def _control(found: Mapping[str, Any]) -> Control:
+    control = Control(**found)
+    if control.outcome not in ("passed", "failed", "not checked"):
+        raise ValueError(f"a control has the outcome {control.outcome!r}")
+    return Control(str(control.name), control.outcome, str(control.sentence))
+
+
+def _auroc(evaluation: Any) -> tuple[float, float, float] | None:
+    if not evaluation:
+        return None
+    found = evaluation["auroc"]
+    return float(found["value"]), float(found["low"]), float(found["high"])
+
+
+def _settings(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of what is shown nowhere else, what amint knows first."""
+    known = {name: facts[name] for name in _SETTINGS if facts.get(name) is not None}
+    others = {name: value for name, value in facts.items() if name not in _SHOWN | set(_SETTINGS) | set(_UPDATES)}
+    return [(_SETTINGS.get(name, name), _text(value)) for name, value in (known | others).items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _count(counts: Mapping[str, Any], name: str) -> int | None:
+    value = counts.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        raise UsageError(f"{name} is {value!r} instead of a number of them")
+    return value
