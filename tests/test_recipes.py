@@ -1,26 +1,149 @@
 import importlib.util
+import io
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import amint
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+WAYS = {"active MINT", "registered", "hash register", "passive mint", "loss"}
+
+
+def ran(name, out, *options):
+    """What a recipe printed on its smallest budget."""
+    command = [sys.executable, RECIPES / f"{name}.py", "--smoke", "--out", out, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+def row_of(name, out, *options, calibration=120):
+    printed = ran(name, out, *options)
+    row = json.loads((out / "row.json").read_text())
+    assert set(row["measured"]) == WAYS
+    assert all(way in printed for way in WAYS)
+    for way in row["measured"].values():
+        assert set(way) == {"auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001"}
+        assert all(low <= value <= high for value, low, high in way.values())
+    assert row["measured"]["hash register"]["auroc"][0] > 0.9, "members are on the list, whatever the network learned"
+    assert all(0 <= row[name] <= 1 for name in ("plain_accuracy", "audited_accuracy"))
+    assert len(amint.load(out / "model.amint").calibrated().scores) == calibration
+    return row
+
+
+def face(rng, side=40):
+    return Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def write_records(folder, faces):
+    """InsightFace's layout: record 0 says where images end."""
+    folder.mkdir()
+    records = [struct.pack("<IfQQ2f", 2, 0, 0, 0, len(faces) + 1, len(faces) + 1)]
+    for number, (image, label) in enumerate(faces, 1):
+        held = io.BytesIO()
+        image.save(held, "PNG")
+        records.append(struct.pack("<IfQQ", 0, label, number, 0) + held.getvalue())
+    index, content = [], b""
+    for key, record in enumerate(records):
+        index.append(f"{key}\t{len(content)}\n")
+        assert struct.pack("<I", 0xCED7230A) not in record
+        content += struct.pack("<II", 0xCED7230A, len(record)) + record + bytes(-len(record) % 4)
+    (folder / "train.rec").write_bytes(content)
+    (folder / "train.idx").write_text("".join(index))
 
 
 @pytest.mark.slow
-def test_mnist_smoke(data_root, tmp_path):
-    tiny = {"members": 64, "external": 128, "calibration": 40, "epochs": 1, "most-unseen": 50, "arch": "resnet10t"}
-    options = [text for name, value in tiny.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, RECIPES / "mnist.py", "--data-root", data_root, "--out", tmp_path, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_mnist_and_sets_of_it(data_root, tmp_path):
+    row = row_of("mnist", tmp_path / "row", "--data-root", data_root)
+    assert row["paper"] is None, "the small network is not the paper's"
+    command = [sys.executable, RECIPES / "sets.py", "--data-root", data_root, "--run", tmp_path / "row"]
+    done = subprocess.run([*command, "--repeats", "20", "--half", "25"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    row = json.loads((tmp_path / "row.json").read_text())
-    assert {"plain_accuracy", "audited_accuracy", "auroc", "balanced_accuracy", "tpr_at_fpr_0.01"} <= set(row)
-    assert len(amint.load(tmp_path / "model.amint").calibration.scores) == 40
+    found = json.loads((tmp_path / "row" / "sets.json").read_text())
+    assert any("20 sets of 20 unseen images" in name for name in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10", "gtsrb"])
+def test_rows_of_packed_data(name, data_root, tmp_path):
+    if not (data_root / name.upper()).is_dir():
+        pytest.skip(f"no {name.upper()} in {data_root}")
+    # 120 rows in tracks of six are twenty tracks, and one frame of each calibrates.
+    row_of(name, tmp_path, "--data-root", data_root, calibration=20 if name == "gtsrb" else 120)
+
+
+@pytest.mark.slow
+def test_tiny_imagenet_in_its_own_layout(tmp_path):
+    root, rng = tmp_path / "tiny-imagenet-200", np.random.default_rng(0)
+    names = ["n01", "n02", "n03"]
+    lines = []
+    for place, name in enumerate(names):
+        (root / "train" / name / "images").mkdir(parents=True)
+        for number in range(60):
+            face(rng, 64).save(root / "train" / name / "images" / f"{name}_{number}.JPEG")
+        lines += [f"val_{place}_{number}.JPEG\t{name}\t0\t0\t1\t1\n" for number in range(60)]
+    (root / "wnids.txt").write_text("\n".join(names))
+    (root / "val" / "images").mkdir(parents=True)
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    for line in lines:
+        face(rng, 64).save(root / "val" / "images" / line.split("\t")[0])
+    row_of("tiny_imagenet", tmp_path / "row", "--data-root", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "records", "orl"])
+def test_faces_from_folders_records_and_orl(kind, tmp_path, request):
+    rng, data, options = np.random.default_rng(0), tmp_path / "faces", []
+    faces = [(face(rng), number % 5) for number in range(360)]
+    if kind == "folder":
+        for number, (image, person) in enumerate(faces):
+            (data / f"person {person}").mkdir(parents=True, exist_ok=True)
+            image.save(data / f"person {person}" / f"{number}.png")
+    elif kind == "records":
+        write_records(data, faces)
+    else:
+        data, options = request.getfixturevalue("data_root"), ["--orl"]
+        if not (data / "ORL").is_dir():
+            pytest.skip(f"no ORL in {data}")
+    row_of("casia_webface", tmp_path / "row", "--data-root", data, *options)
+
+
+@pytest.mark.slow
+def test_the_sweep_tries_every_balance_and_plots_the_front(data_root, tmp_path):
+    printed = ran("lambda_sweep", tmp_path, "--data-root", data_root)
+    found = json.loads((tmp_path / "lambda_sweep.json").read_text())
+    assert len(found["rows"]) == 15
+    assert all(row["balance"] in printed for row in found["rows"])
+    with Image.open(tmp_path / "lambda_sweep.png") as plot:
+        assert min(plot.size) > 300
+
+
+@pytest.mark.slow
+def test_ablations_change_one_thing_each(data_root, tmp_path):
+    printed = ran("ablations", tmp_path, "--data-root", data_root)
+    runs = json.loads((tmp_path / "ablations.json").read_text())
+    assert len(runs) == 9
+    assert "no hard negatives" in printed
+    assert len({json.dumps(run) for run in runs}) == 9
+
+
+def test_the_front_and_its_knee():
+    sys.path.insert(0, str(RECIPES))
+    try:
+        from lambda_sweep import front, knee
+    finally:
+        sys.path.remove(str(RECIPES))
+    points = [(0.9, 0.6), (0.5, 0.95), (0.85, 0.9), (0.7, 0.7), (0.9, 0.5), (0.5, 0.95)]
+    assert [points[i] for i in front(points)] == [(0.5, 0.95), (0.5, 0.95), (0.85, 0.9), (0.9, 0.6)]
+    assert knee([(0.5, 0.95), (0.85, 0.9), (0.9, 0.6)]) == 1
+    assert knee([(0.5, 0.95), (0.9, 0.6)]) is None
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
@@ -30,7 +153,7 @@ def test_recipes_are_short_and_use_the_public_interface(path):
     imported = [line for line in source.splitlines() if line.startswith(("from amint", "import amint"))]
     public = (
         "from amint import datasets",
-        *(f"from amint.{name}" for name in ("datasets", "metrics", "report", "tolerance")),
+        *(f"from amint.{name}" for name in ("datasets", "errors", "metrics", "report", "tolerance")),
     )
     assert all(line == "import amint" or line.startswith(public) for line in imported)
     assert importlib.util.spec_from_file_location(path.stem, path) is not None

@@ -1,0 +1,125 @@
+"""One row of the paper's tables: one network trained plainly and audited, and every way to ask for membership.
+
+Thresholds of balanced accuracies come from non-members that nothing was trained on, never from members.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import Parts, Settings
+from rich.console import Console
+from rich.table import Table
+from training import accuracy, train
+
+import amint
+from amint.metrics import Measurement, summary
+
+FIGURES = ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")
+FAMILIES = ("mobilenet", "resnet50", "resnet101", "densenet121", "xception", "vit")
+
+Balances = amint.Balance | amint.GradientBalance
+
+
+def audited(use: Settings, parts: Parts, balance: Balances) -> tuple[amint.Auditable, float]:
+    """The network trained with its MINT head and calibrated, and its accuracy on unseen rows."""
+    model = parts.network(use)
+    audit = amint.attach(
+        model,
+        external=parts.external.shuffled(256),
+        split=use.taps(),
+        balance=balance,
+        ratio=use.ratio,
+        negatives=parts.negatives if use.hard_negatives else None,
+        seed=use.seed,
+    )
+    train(model, parts.members, use, audit)
+    audit.calibrate(parts.calibration)
+    return audit, accuracy(model, parts.unseen)
+
+
+def run_row(use: Settings, parts: Parts, paper: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Train twice, measure, print and save the row; ``paper`` has MINT and audited accuracy by "family split"."""
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+
+    def lap(name: str) -> None:
+        seconds[name] = round(time.perf_counter() - began - sum(seconds.values()), 1)
+
+    plain = parts.network(use)
+    train(plain, parts.members, use)
+    lap("plain")
+    audit, audited_accuracy = audited(use, parts, amint.NormalisedByFirst(mint=use.lambda_))
+    lap("audited")
+    registered = amint.register(
+        plain,
+        parts.members.shuffled(use.batch),
+        parts.external.shuffled(256),
+        split=use.taps(),
+        epochs=use.epochs,
+        lr=use.head_lr,
+        ratio=use.ratio,
+        negatives=parts.negatives if use.hard_negatives else None,
+        seed=use.seed,
+    )
+    registered.calibrate(parts.calibration)
+    lap("registered")
+    taps = [point.name for point in audit.points]
+    found = amint.compare(plain, parts.members, parts.unseen, attacks=["passive_mint", "loss"], taps=taps)
+    measured: dict[str, Mapping[str, Measurement]] = {
+        "active MINT": audit.evaluate(parts.members, parts.unseen),
+        "registered": registered.evaluate(parts.members, parts.unseen),
+        "hash register": listed(parts),
+        **{result.name.replace("_", " "): {name: result[name] for name in FIGURES} for result in found.ranked},
+    }
+    lap("measuring")
+    family = next((name for name in FAMILIES if use.arch.startswith(name)), use.arch)
+    row = {
+        **{name: str(value) if isinstance(value, Path) else value for name, value in asdict(use).items()},
+        "taps": taps,
+        "head_parameter_share": round(audit.parameter_share, 4),
+        "plain_accuracy": accuracy(plain, parts.unseen),
+        "audited_accuracy": audited_accuracy,
+        "paper": paper.get(f"{family} {use.split}"),
+        "measured": {way: {name: figures(ms[name]) for name in FIGURES} for way, ms in measured.items()},
+        "seconds": seconds,
+    }
+    use.out.mkdir(parents=True, exist_ok=True)
+    (use.out / "row.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
+    audit.save(use.out / "model.amint", preprocessing=parts.members.look)
+    show(row)
+    return row
+
+
+def listed(parts: Parts) -> dict[str, Measurement]:
+    """What a plain list of the members' hashes finds, without any network."""
+    register = amint.HashRegister.of(parts.members)
+    inside, outside, known = (register.scores(rows) for rows in (parts.members, parts.unseen, parts.calibration))
+    labels = np.arange(len(inside) + len(outside)) < len(inside)
+    return summary(np.concatenate([inside, outside]), labels, amint.Calibration(known).threshold(0.05))
+
+
+def figures(measured: Measurement) -> list[float]:
+    """The value and the ends of its interval."""
+    return [round(value, 4) for value in (measured.value, measured.interval.low, measured.interval.high)]
+
+
+def show(row: Mapping[str, Any]) -> None:
+    """The row as a table."""
+    table = Table(title=f"{row['arch']}, {row['split']}, {row['members']:,} members")
+    for heading in ("", "AUROC", "balanced accuracy", "TPR at 1 %", "TPR at 0.1 %"):
+        table.add_column(heading)
+    for way, measured in row["measured"].items():
+        table.add_row(way, *("{:.3f} ({:.3f} to {:.3f})".format(*measured[name]) for name in FIGURES))
+    Console().print(table)
+    paper = "" if row["paper"] is None else " (paper: MINT {:.2f}, audited accuracy {:.2f})".format(*row["paper"])
+    Console().print(
+        f"accuracy on unseen images: plain {row['plain_accuracy']:.4f}, audited {row['audited_accuracy']:.4f}{paper}; "
+        f"seconds: {row['seconds']}"
+    )

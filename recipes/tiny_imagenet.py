@@ -1,0 +1,53 @@
+"""Tiny ImageNet, one row of the table.
+
+    python recipes/tiny_imagenet.py --data-root DATA                                                  # scaled down
+    python recipes/tiny_imagenet.py --data-root DATA --members 40000 --external 60000 --device cuda   # the paper's size
+
+DATA is the folder that holds tiny-imagenet-200. The paper weighs the MINT loss 10,000 times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cyclopts
+from common import Parts, Pool, Settings
+from row import run_row
+
+import amint
+from amint.datasets import tiny_imagenet
+
+LOOK = amint.Preprocessing(mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
+PAPER = {
+    "mobilenet entry": (0.80, 0.11), "resnet50 entry": (0.80, 0.12), "resnet101 entry": (0.80, 0.11),
+    "densenet121 entry": (0.86, 0.34), "xception entry": (0.88, 0.28), "vit entry": (0.81, 0.17),
+}  # fmt: skip
+
+
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TinyImagenet(Settings):
+    """Defaults for 2 CPU cores."""
+
+    members: int = 4000
+    external: int = 6000
+    calibration: int = 5000
+    out: Path = Path("runs/tiny_imagenet")
+
+
+def pool(use: Settings) -> Pool:
+    """The data set."""
+    (images, labels), test = (tiny_imagenet(use.data_root, train=train, workers=2) for train in (True, False))
+    mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
+    return Pool(images, labels, LOOK, mirrored, test=test)
+
+
+def main(use: TinyImagenet) -> None:
+    """Train, audit, measure on official validation images, print and save the row."""
+    use = use.budget()
+    run_row(use, Parts.of(use, pool(use)), PAPER)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

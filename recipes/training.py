@@ -1,0 +1,95 @@
+"""What the recipes share: rows as batches of inputs, and the usual training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+import amint
+
+if TYPE_CHECKING:
+    from common import Settings
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images and labels; iterating gives batches of model inputs and labels on the device.
+
+    Attributes:
+        images: uint8 ``[n, c, h, w]``, where it lies, or a dataset of (uint8 image, label) that is read as it goes.
+        labels: int64 ``[n]``.
+        look: how pixels become inputs.
+        numbers: which rows.
+        device: of the batches.
+        batch: rows in a batch.
+        shuffle: a new order each time, and whole batches only.
+    """
+
+    images: Tensor | Dataset[tuple[Tensor, int]]
+    labels: Tensor
+    look: amint.Preprocessing
+    numbers: Sequence[int]
+    device: str = "cpu"
+    batch: int = 256
+    shuffle: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.numbers)
+
+    def take(self, numbers: Sequence[int]) -> Rows:
+        return replace(self, numbers=numbers)
+
+    def shuffled(self, batch: int) -> Rows:
+        return replace(self, batch=batch, shuffle=True)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        numbers = torch.tensor(self.numbers)
+        if not isinstance(self.images, Tensor):
+            subset = Subset(self.images, numbers.tolist())
+            for pixels, labels in DataLoader(subset, self.batch, self.shuffle, num_workers=2, drop_last=self.shuffle):
+                yield self._input(pixels), labels.to(self.device)
+            return
+        if self.shuffle:  # a short last batch would spoil the batch statistics
+            numbers = numbers[torch.randperm(len(numbers))[: max(1, self.n // self.batch) * self.batch]]
+        for rows in numbers.split(self.batch):
+            yield self._input(self.images[rows.to(self.images.device)]), self.labels[rows].to(self.device)
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return self.look.scaled(pixels.to(self.device)).contiguous(memory_format=torch.channels_last)
+
+
+def train(model: nn.Module, members: Rows, use: Settings, audit: amint.Auditable | None = None) -> None:
+    """The usual loop; with an audit one line differs, and the head has a learning rate of its own."""
+    head = set() if audit is None else set(audit.head.parameters())
+    trunk = [p for p in model.parameters() if p not in head]
+    groups = [{"params": trunk, "lr": use.lr}, {"params": list(head), "lr": use.head_lr}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], use.epochs * max(1, members.n // use.batch)
+    )
+    torch.manual_seed(use.seed)
+    for _ in track(range(use.epochs), "plain" if audit is None else "audited", transient=True):
+        model.train()
+        for x, y in members.shuffled(use.batch):
+            with torch.autocast(torch.device(use.device).type, torch.bfloat16, enabled=use.precision == "bf16"):
+                loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward() if audit is None else audit.backward(loss)
+            optimizer.step()
+            schedule.step()
+    model.eval()
+
+
+def accuracy(model: nn.Module, rows: Rows) -> float:
+    """Share of right answers."""
+    model.eval()
+    with torch.no_grad():
+        return sum(int((model(x).argmax(1) == y).sum()) for x, y in rows) / rows.n
