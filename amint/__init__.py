@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from amint.fleet import Fleet
     from amint.gate import check_gate
     from amint.hash_register import HashRegister
+    from amint.heads import HeadSize
     from amint.lightning import ActiveMint
     from amint.loading import load
     from amint.lower_bound import epsilon_lower_bound, one_run_audit
@@ -75,6 +76,7 @@ _HOMES = {
     "GradientBalance": "balance",
     "HardNegatives": "negatives",
     "HashRegister": "hash_register",
+    "HeadSize": "heads",
     "ImageFiles": "readers",
     "NormalisedByFirst": "balance",
     "NormalisedByRunningMean": "balance",
@@ -125,6 +127,7 @@ __all__ = [
     "GradientBalance",
     "HardNegatives",
     "HashRegister",
+    "HeadSize",
     "ImageFiles",
     "NormalisedByFirst",
     "NormalisedByRunningMean",

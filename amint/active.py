@@ -23,7 +23,7 @@ from amint.batches import Source
 from amint.calibration import Calibration
 from amint.commitments import Commitment, announced, check_same
 from amint.errors import NonFiniteError, StepError, UsageError
-from amint.heads import head_weights, load_head_weights, new_head
+from amint.heads import HeadSize, head_weights, load_head_weights, new_head
 from amint.history import History, balanced_accuracy
 from amint.losses import StepLosses, membership_loss, scaled_gradient, what_is_not_finite
 from amint.metrics import Measurement, summary
@@ -46,6 +46,7 @@ def attach(
     ratio: float = 1.0,
     negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
     tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
+    head: HeadSize | None = None,
     trunk_gradient: float = 1.0,
     seed: int = 0,
     rank: int = 0,
@@ -66,6 +67,7 @@ def attach(
         negatives: a symmetry of the domain, or :class:`HardNegatives`, for further "not a member" rows.
         tolerance: a random change, such as :class:`amint.tolerance.Reencoding`, under which the head has to know
             members still; doubles the rows that go up to the taps.
+        head: how large the MINT head is; None for :class:`amint.HeadSize` as it stands.
         trunk_gradient: how much of the MINT loss's gradient enters the audited model: 1 as in the paper, 0 not at all;
             at 0 the model trains exactly as it would without amint (with a balance that leaves the task loss as it is,
             and no common limit on the norm of all gradients).
@@ -87,9 +89,9 @@ def attach(
         raise UsageError(f"trunk_gradient must lie between 0 and 1, got {trunk_gradient}")
     balance = chosen(balance, trunk_gradient, world)
     mixture = Mixture.of(ExternalStream(external, seed, rank, world, monitor), ratio, negatives, tolerance)
-    points, head, shape = new_head(model, split, mixture.stream.example(), seed)
+    points, mint_head, shape = new_head(model, split, mixture.stream.example(), seed, head)
     promised = {} if commitment is None else {"commitment": announced(commitment, quietly=rank > 0)}
-    audit = Auditable(Audit(model, points, head, shape), mixture, balance, trunk_gradient)
+    audit = Auditable(Audit(model, points, mint_head, shape), mixture, balance, trunk_gradient)
     audit.facts.update(promised)
     return audit
 

@@ -21,6 +21,7 @@ from amint.split import Layout, TapPoint, resolve_split
 
 __all__ = [
     "HeadConfig",
+    "HeadSize",
     "MintHead",
     "TapSpec",
     "head_config",
@@ -34,6 +35,30 @@ __all__ = [
 _POSITION_AXES: dict[Layout, int] = {"channels_first": 2, "channels_last": 2, "tokens": 1, "vector": 0}
 _MOST_UNITS = 65_536
 _MOST_PARAMETERS = 2**28
+
+
+@dataclass(frozen=True)
+class HeadSize:
+    """How large a head is: more units know more members, and cost more.
+
+    Attributes:
+        width: channels after a branch's first layer; None for as many as the tap has, between 32 and 128.
+        pool: side of the pooled map (maps: pool x pool cells; tokens: pool**2 cells).
+        hidden: units of the dense layers.
+
+    Raises:
+        UsageError: a size is no whole number from 1 to 65,536.
+    """
+
+    width: int | None = None
+    pool: int = 4
+    hidden: int = 128
+
+    def __post_init__(self) -> None:
+        sizes = {name: size for name, size in asdict(self).items() if size is not None}
+        wrong = {name: size for name, size in sizes.items() if type(size) is not int or not 0 < size <= _MOST_UNITS}
+        if wrong:
+            raise UsageError(f"the sizes of a head are whole numbers from 1 to {_MOST_UNITS:,}, got {wrong}")
 
 
 @dataclass(frozen=True)
@@ -51,15 +76,13 @@ class HeadConfig:
 
     Attributes:
         taps: what each branch reads, shallow to deep.
-        width: channels after a branch's first layer, one entry a tap.
-        pool: side of the pooled map (maps: pool x pool cells; tokens: pool**2 cells).
-        hidden: units of the dense layers.
+        width, pool, hidden: as in :class:`HeadSize`; the width has one entry a tap.
     """
 
     taps: tuple[TapSpec, ...]
     width: tuple[int, ...]
-    pool: int = 4
-    hidden: int = 128
+    pool: int
+    hidden: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings."""
@@ -90,13 +113,13 @@ class HeadConfig:
         return config
 
 
-def head_config(points: Sequence[TapPoint], pool: int = 4, hidden: int = 128) -> HeadConfig:
-    """The default head for these taps: as many branch channels as the tap has, between 32 and 128.
+def head_config(points: Sequence[TapPoint], size: HeadSize | None = None) -> HeadConfig:
+    """The head for these taps, of the default size unless told otherwise.
 
     Raises:
         UsageError: a tap's output has a shape no head can read.
     """
-    taps = []
+    size, taps = size or HeadSize(), []
     for point in points:
         if len(point.shape) > 3:
             raise UsageError(
@@ -106,11 +129,12 @@ def head_config(points: Sequence[TapPoint], pool: int = 4, hidden: int = 128) ->
         channel_axis = 0 if point.layout == "channels_first" else -1
         positions = point.shape[1:] if point.layout == "channels_first" else point.shape[:-1]
         taps.append(TapSpec(point.layout, point.shape[channel_axis], positions))
-    return HeadConfig(tuple(taps), tuple(min(128, max(32, tap.channels)) for tap in taps), pool, hidden)
+    width = tuple(size.width or min(128, max(32, tap.channels)) for tap in taps)
+    return HeadConfig(tuple(taps), width, size.pool, size.hidden)
 
 
 def new_head(
-    model: nn.Module, split: str | Sequence[str], example: Tensor, seed: int
+    model: nn.Module, split: str | Sequence[str], example: Tensor, seed: int, size: HeadSize | None = None
 ) -> tuple[tuple[TapPoint, ...], MintHead, tuple[int, ...]]:
     """Resolve a split and make an untrained head for it, on the model's device and in its precision.
 
@@ -119,6 +143,7 @@ def new_head(
         split: see :func:`amint.split.resolve_split`.
         example: a small input batch ``[n, ...]``.
         seed: of the head's weights; the global random state is left alone.
+        size: None for the default.
 
     Returns:
         The tap points, the head, and the shape of one input.
@@ -129,7 +154,7 @@ def new_head(
     points = resolve_split(model, split, example)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        head = MintHead(head_config(points))
+        head = MintHead(head_config(points, size))
     return points, head.to(parameter.device, parameter.dtype), tuple(example.shape[1:])
 
 

@@ -24,6 +24,7 @@ from amint.balance import Balance, GradientBalance
 from amint.batches import Source, input_batches
 from amint.commitments import Commitment
 from amint.errors import UsageError
+from amint.heads import HeadSize
 from amint.negatives import HardNegatives
 from amint.preprocessing import Preprocessing
 from amint.randomness import Randomness
@@ -57,7 +58,7 @@ class ActiveMint(L.Callback):
         preprocessing, architecture: as in :meth:`amint.Audit.save`.
         monitor: external rows kept away from the head, and member rows remembered, for the logged curves; 0 for none.
         balance: as in :func:`amint.attach`, of losses only.
-        split, ratio, negatives, tolerance, trunk_gradient, seed, commitment: as in :func:`amint.attach`.
+        split, ratio, negatives, tolerance, head, trunk_gradient, seed, commitment: as in :func:`amint.attach`.
 
     Attributes:
         audit: the audit, from the start of fit; use it after fit to score, evaluate or save again. Another fit of the
@@ -75,6 +76,7 @@ class ActiveMint(L.Callback):
         ratio: float = 1.0,
         negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
         tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
+        head: HeadSize | None = None,
         trunk_gradient: float = 1.0,
         seed: int = 0,
         monitor: int = 1000,
@@ -103,6 +105,7 @@ class ActiveMint(L.Callback):
             ratio=ratio,
             negatives=negatives,
             tolerance=tolerance,
+            head=head,
             trunk_gradient=trunk_gradient,
             seed=seed,
             monitor=monitor,

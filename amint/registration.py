@@ -18,7 +18,7 @@ from amint.audit import Audit
 from amint.batches import Source, batches_of, inputs_of
 from amint.commitments import Commitment, announced
 from amint.errors import NonFiniteError, UsageError
-from amint.heads import new_head
+from amint.heads import HeadSize, new_head
 from amint.history import History, balanced_accuracy
 from amint.losses import membership_loss
 from amint.mixing import ExternalStream, Mixture
@@ -42,6 +42,7 @@ def register(
     ratio: float = 1.0,
     negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,
     tolerance: Tolerance | Callable[[Tensor], Tensor] | None = None,
+    head: HeadSize | None = None,
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
     commitment: Commitment | Mapping[str, Any] | None = None,
@@ -53,7 +54,7 @@ def register(
         members: the rows it was trained on (all of them, for a register), as the model sees them when it is used. A
             loader's own batches are used; datasets and tensors are shuffled.
         external: rows that look like members and were not trained on.
-        split, ratio, negatives, tolerance: as in :func:`amint.attach`.
+        split, ratio, negatives, tolerance, head: as in :func:`amint.attach`.
         epochs: passes over the members.
         lr: initial learning rate of AdamW, falling to 0 along a cosine.
         batch_size: members a step, for datasets and tensors.
@@ -72,13 +73,13 @@ def register(
     if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
         raise UsageError(f"epochs, batch_size and lr must be positive, got {epochs=}, {batch_size=}, {lr=}")
     mixture = Mixture.of(ExternalStream(external, seed), ratio, negatives, tolerance)
-    points, head, shape = new_head(model, split, mixture.stream.example(), seed)
+    points, mint_head, shape = new_head(model, split, mixture.stream.example(), seed, head)
     facts = {"method": "registered", **mixture.facts(), "epochs": epochs, "lr": lr}
     if commitment is not None:
         facts["commitment"] = announced(commitment)
-    audit = Audit(model, points, head, shape, facts)
+    audit = Audit(model, points, mint_head, shape, facts)
     loader = batches_of(members, batch_size, shuffle_seed=seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(mint_head.parameters(), lr=lr)
     device, history = audit.device, History()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for epoch in range(epochs):
@@ -92,7 +93,7 @@ def register(
                 audit.ledger.add("members", x)
                 audit.ledger.add("external", rows[0])
                 maps = prefix(model, audit.taps, torch.cat([x, views, *rows]))
-                logits = head(maps)
+                logits = mint_head(maps)
                 loss = membership_loss(logits, len(x) + len(views))
                 if not bool(torch.isfinite(loss)):
                     raise NonFiniteError(

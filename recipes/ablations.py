@@ -45,7 +45,7 @@ def changes(use: Ablations, taps: list[str]) -> dict[str, Ablations]:
         f"entry ({' and '.join(taps)})": use,
         "middle": replace(use, split="middle"),
         "output": replace(use, split="output"),
-        **{f"one tap ({tap})": replace(use, split=tap + ",") for tap in taps},
+        **{f"one tap ({tap})": replace(use, split=tap) for tap in taps},
         "half the external data": replace(use, external=use.members // 2),
         "as much external data as members": replace(use, external=use.members),
         "twice as many external rows a step": replace(use, ratio=2 * use.ratio),

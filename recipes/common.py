@@ -32,7 +32,9 @@ class Settings:
     epochs: int = 10
     lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
     lr: float = 4e-3
-    head_lr: float = 2e-3
+    tap_lr: float = 5e-4
+    head_lr: float = 1e-3
+    label_smoothing: float = 0.1
     batch: int = 64
     ratio: float = 1.0
     most_unseen: int = 10_000
@@ -48,9 +50,17 @@ class Settings:
         few = replace(self, arch="resnet10t", members=64, external=96, calibration=120, most_unseen=60, epochs=1)
         return few if self.smoke else self
 
+    def deepest_tap(self, model: nn.Module, x: Tensor) -> str:
+        """The name of the last module that the head reads."""
+        taps = self.taps()
+        if isinstance(taps, list):
+            return taps[-1]
+        return next(p.name for p in reversed(amint.tap_points(model, x)) if self.split in p.setups)
+
     def taps(self) -> str | list[str]:
         """The split, as amint takes it."""
-        return self.split.split(",") if "," in self.split or "." in self.split else self.split
+        named = [name for name in self.split.split(",") if name]
+        return self.split if named in (["entry"], ["middle"], ["output"]) else named
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -67,20 +67,30 @@ class Rows:
 
 
 def train(model: nn.Module, members: Rows, use: Settings, audit: amint.Auditable | None = None) -> None:
-    """The usual loop; with an audit one line differs, and the head has a learning rate of its own."""
+    """The usual loop; with an audit one line differs.
+
+    The layers that the head reads learn slowly, or it could not follow them; the head has a rate of its own too.
+    """
     head = set() if audit is None else set(audit.head.parameters())
-    trunk = [p for p in model.parameters() if p not in head]
-    groups = [{"params": trunk, "lr": use.lr}, {"params": list(head), "lr": use.head_lr}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.01)
+    trunk = {name: p for name, p in model.named_parameters() if p not in head}
+    deepest = use.deepest_tap(model, next(iter(members))[0][:2]) if audit is None else audit.points[-1].name
+    reach = max((i for i, name in enumerate(trunk) if name.startswith(f"{deepest}.")), default=0)
+    groups: list[dict[str, Any]] = [
+        {"params": list(trunk.values())[: reach + 1], "lr": use.tap_lr},
+        {"params": list(trunk.values())[reach + 1 :], "lr": use.lr},
+        {"params": list(head), "lr": use.head_lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in optimizer.param_groups], use.epochs * max(1, members.n // use.batch)
+        optimizer, [group["lr"] for group in groups], use.epochs * max(1, members.n // use.batch)
     )
     torch.manual_seed(use.seed)
     for _ in track(range(use.epochs), "plain" if audit is None else "audited", transient=True):
         model.train()
         for x, y in members.shuffled(use.batch):
             with torch.autocast(torch.device(use.device).type, torch.bfloat16, enabled=use.precision == "bf16"):
-                loss = F.cross_entropy(model(x), y)
+                loss = F.cross_entropy(model(x), y, label_smoothing=use.label_smoothing)
             optimizer.zero_grad()
             loss.backward() if audit is None else audit.backward(loss)
             optimizer.step()

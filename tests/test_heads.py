@@ -10,6 +10,7 @@ from torch import nn
 from amint.errors import UsageError
 from amint.heads import (
     HeadConfig,
+    HeadSize,
     MintHead,
     TapSpec,
     head_config,
@@ -29,7 +30,7 @@ POINTS = {
 
 
 def head_for(*layouts, **sizes):
-    return MintHead(head_config([POINTS[layout] for layout in layouts], **sizes))
+    return MintHead(head_config([POINTS[layout] for layout in layouts], HeadSize(**sizes)))
 
 
 def maps_for(head, n, positions=None):
@@ -73,7 +74,7 @@ def test_pooling_looks_for_a_detail_anywhere():
 @pytest.mark.parametrize("layout, positions", [("channels_first", (1, 1)), ("channels_last", (2, 3)), ("tokens", (3,))])
 def test_maps_smaller_than_the_pool(layout, positions):
     tap = TapSpec(layout, 5, positions)
-    head = MintHead(HeadConfig((tap,), (32,), pool=4))
+    head = MintHead(HeadConfig((tap,), (32,), pool=4, hidden=128))
     assert head(maps_for(head, 3)).isfinite().all()
     assert head.branches[0].dense.in_features == 32 * torch.Size(positions).numel()
 
@@ -161,7 +162,7 @@ def test_nonsense_is_not_a_configuration(data):
 
 def test_a_description_cannot_ask_for_a_head_that_fills_the_memory():
     # Each size alone is allowed; built, the weights would take 150 GB.
-    data = HeadConfig((TapSpec("channels_first", 65_536, (4, 4)),), (65_536,)).to_json()
+    data = HeadConfig((TapSpec("channels_first", 65_536, (4, 4)),), (65_536,), 4, 128).to_json()
     with pytest.raises(UsageError, match=r"it would have 3\d,\d+,\d+,\d+ parameters"):
         HeadConfig.from_json(data)
     assert HeadConfig.from_json(data | {"width": [32]}).width == (32,)
@@ -218,3 +219,18 @@ def test_a_new_head_has_the_models_precision(dtype):
     _, head, _ = new_head(model().to(dtype), ["1"], torch.randn(2, 1, 8, 8), seed=0)
     assert {p.dtype for p in head.parameters()} == {dtype}
     assert head([torch.randn(2, 8, 6, 6, dtype=dtype)]).dtype == torch.float32
+
+
+def test_the_size_of_a_head_is_a_choice():
+    backbone, example = model(), torch.randn(2, 1, 8, 8)
+    _, default, _ = new_head(backbone, "entry", example, seed=0)
+    _, large, _ = new_head(backbone, "entry", example, seed=0, size=HeadSize(width=96, pool=2, hidden=40))
+    assert set(large.config.width) == {96}
+    assert (large.config.pool, large.config.hidden) == (2, 40)
+    assert HeadConfig.from_json(large.config.to_json()) == large.config != default.config
+
+
+@pytest.mark.parametrize("sizes", [{"width": 0}, {"pool": 1.5}, {"hidden": -3}, {"hidden": True}, {"width": 10**6}])
+def test_sizes_that_cannot_be_are_refused(sizes):
+    with pytest.raises(UsageError, match="whole numbers from 1 to 65,536"):
+        HeadSize(**sizes)
