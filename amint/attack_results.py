@@ -14,6 +14,7 @@ from amint.errors import UsageError
 from amint.intervals import Interval
 from amint.lower_bound import EpsilonBound
 from amint.metrics import LOW_FPRS, Measurement, tpr_name
+from amint.result_files import cell, read_result, write_result
 
 __all__ = ["COMPARISON_SCHEMA", "METRICS", "TRAINED_IN", "AttackControl", "AttackResult", "Comparison"]
 
@@ -23,7 +24,6 @@ METRICS = ("auroc", "balanced_accuracy", *map(tpr_name, LOW_FPRS))
 TRAINED_IN = "trained in"
 # Accepted chance that sound data fail any of the controls, and that pure chance is called a success.
 _FALSE_ALARM, _CHANCE = 0.01, 0.05
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
@@ -197,25 +197,17 @@ class Comparison:
         Raises:
             UsageError: another schema, or not a comparison.
         """
-        try:
-            data = json.loads(text)
-            schema = data["schema"]
-            if schema != COMPARISON_SCHEMA:
-                raise UsageError(
-                    f"this comparison has schema {schema!r}, expected {COMPARISON_SCHEMA}; use the amint that wrote it"
-                )
-            fields = {name: data[name] for name in Comparison.__dataclass_fields__}
-            fields["attacks"] = tuple(_result(attack) for attack in fields["attacks"])
-            fields["controls"] = tuple(AttackControl(**control) for control in fields["controls"])
-            fields["epsilon"] = _bound(fields["epsilon"])
-            comparison = Comparison(**(fields | {"notes": tuple(fields["notes"])}))
-            # NaN is no JSON, though Python reads it.
-            comparison.to_json()
-        except UsageError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise UsageError(f"this is not a comparison that amint wrote: {error!r}") from error
-        return comparison
+
+        def build(data: dict[str, Any]) -> Comparison:
+            parts = {
+                "attacks": tuple(_result(attack) for attack in data["attacks"]),
+                "controls": tuple(AttackControl(**control) for control in data["controls"]),
+                "epsilon": _bound(data["epsilon"]),
+                "notes": tuple(data["notes"]),
+            }
+            return Comparison(**({name: data[name] for name in Comparison.__dataclass_fields__} | parts))
+
+        return read_result(text, "comparison", COMPARISON_SCHEMA, build)
 
     def to_csv(self) -> str:
         """One line an attack, in the order asked for; the controls' verdict is in every line."""
@@ -229,17 +221,12 @@ class Comparison:
             notes = [f"{m.name} {m.note}" for m in r.measurements if m.note]
             cells = [r.name, r.family, *(found or [None] * len(figures)), r.epsilon.value if r.epsilon else None]
             texts = [r.reason, "; ".join([*([r.note] if r.note else []), *notes]), self.warning()]
-            writer.writerow([_cell(value) for value in [*cells, r.forward_passes, r.seconds, *texts]])
+            writer.writerow([cell(value) for value in [*cells, r.forward_passes, r.seconds, *texts]])
         return text.getvalue()
 
     def write(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``comparison.json`` and ``comparison.csv`` into a folder, made if need be."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = folder / "comparison.json", folder / "comparison.csv"
-        for path, text in zip(paths, (self.to_json(), self.to_csv()), strict=True):
-            path.write_text(text, encoding="utf-8")
-        return paths
+        return write_result(self, "comparison", folder)
 
 
 def _outsiders(ranked: list[AttackResult]) -> str:
@@ -270,8 +257,3 @@ def _result(data: dict[str, Any]) -> AttackResult:
 
 def _bound(data: dict[str, Any] | None) -> EpsilonBound | None:
     return None if data is None else EpsilonBound(**data)
-
-
-def _cell(value: Any) -> Any:
-    # A spreadsheet runs a cell that begins like a formula, and a user's attack may be called anything.
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -179,6 +179,7 @@ def verify(
     rows
         How many files to print; all of them are in verdict.csv.
     """
+    from amint.journal import Journal
     from amint.loading import load
     from amint.readers.thumbnails import thumbnails
     from amint.report import pictured, write_report
@@ -202,8 +203,7 @@ def verify(
     paths = [*verdict.write(out), page]
     console.out.print(verdict_table(verdict, rows))
     console.say(verdict.sentence(), style="bold")
-    # A finished journal would hide later changes of the files.
-    journal.unlink(missing_ok=True)
+    Journal.discard(journal)
     console.say(f"Wrote {', '.join(map(str, paths))}.")
 
 

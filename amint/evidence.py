@@ -16,14 +16,13 @@ from typing import Any, Literal, get_args
 from amint import wording
 from amint.errors import UsageError
 from amint.findings import Control, Provenance, SetTest
+from amint.result_files import cell, read_result, write_result
 
 __all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Provenance", "SetTest", "Verdict", "by_rank"]
 
 SCHEMA = 2
 HEAD = "MINT head"
 Decision = Literal["used", "no evidence", "cannot tell"]
-# The wide forms of these characters begin a formula too, in some languages.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,29 +142,21 @@ class Verdict:
         Raises:
             UsageError: another schema, or not a verdict.
         """
-        try:
-            data = json.loads(text)
-            schema = data["schema"]
-            if schema != SCHEMA:
-                raise UsageError(f"this verdict has schema {schema!r}, expected {SCHEMA}; use the amint that wrote it")
-            fields = {name: data[name] for name in Verdict.__dataclass_fields__}
+
+        def build(data: dict[str, Any]) -> Verdict:
             parts = {
                 "items": tuple(Evidence(**item) for item in data["items"]),
                 "tests": tuple(SetTest(**test) for test in data["tests"]),
                 "controls": tuple(Control(**control) for control in data["controls"]),
                 "provenance": Provenance(**data["provenance"]),
             }
-            verdict = Verdict(**(fields | parts))
-            # NaN is no JSON, though Python reads it; and nothing but the three decisions can be meant.
-            verdict.to_json()
+            verdict = Verdict(**({name: data[name] for name in Verdict.__dataclass_fields__} | parts))
             unknown = {verdict.decision, *(item.decision for item in verdict.items)} - set(get_args(Decision))
-        except UsageError:
-            raise
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UsageError(f"this is not a verdict that amint wrote: {error!r}") from error
-        if unknown:
-            raise UsageError(f"a verdict cannot be {sorted(unknown)}; it is one of {get_args(Decision)}")
-        return verdict
+            if unknown:
+                raise UsageError(f"a verdict cannot be {sorted(unknown)}; it is one of {get_args(Decision)}")
+            return verdict
+
+        return read_result(text, "verdict", SCHEMA, build)
 
     def to_csv(self) -> str:
         """One line a submitted file."""
@@ -174,24 +165,14 @@ class Verdict:
         writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         names = list(Evidence.__dataclass_fields__)
         writer.writerow(names)
-        writer.writerows([_cell(getattr(item, name)) for name in names] for item in self.items)
+        writer.writerows([cell(getattr(item, name)) for name in names] for item in self.items)
         return text.getvalue()
 
     def write(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``verdict.json`` and ``verdict.csv`` into a folder, made if need be."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = folder / "verdict.json", folder / "verdict.csv"
-        for path, text in zip(paths, (self.to_json(), self.to_csv()), strict=True):
-            path.write_text(text, encoding="utf-8")
-        return paths
+        return write_result(self, "verdict", folder)
 
 
 def by_rank(items: Sequence[Evidence]) -> list[Evidence]:
     """The most suspicious first, those that could not be judged last."""
     return sorted(items, key=lambda item: -float("inf") if item.score is None else item.score, reverse=True)
-
-
-def _cell(value: Any) -> Any:
-    # A spreadsheet runs a cell that begins like a formula, and file names come from strangers.
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

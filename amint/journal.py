@@ -146,13 +146,13 @@ class Journal:
         """Close it; another call of ``open`` resumes."""
         self._file.close()
 
-    def discard(self) -> None:
-        """Close and delete it.
+    @staticmethod
+    def discard(path: str | os.PathLike[str]) -> None:
+        """Delete a closed journal, if there is one.
 
         To be called once the verdict is written: a finished journal would hide later changes of the files.
         """
-        self._path.unlink(missing_ok=True)
-        self._file.close()
+        Path(path).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from amint.errors import StepError, UsageError
 from amint.split import TapPoint, tap_modules
-from amint.taps import observing
+from amint.taps import observing, observing_calls
 
 __all__ = ["LinearRun", "Seen", "as_half", "look"]
 
@@ -81,7 +80,14 @@ def look(model: nn.Module, x: Tensor, points: Sequence[TapPoint] = (), *, linear
         found[name] = map_.mean((2, 3)), _pooled(map_) if deepest else None
 
     runs: list[LinearRun] = []
-    with observing(tap_modules(model, layouts), read), _linear_runs(model if linears else nn.Identity(), runs):
+
+    def keep(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        # Only layers that can be the last one: in a large transformer the others would fill the memory.
+        if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
+            runs.append(LinearRun(name, args[0].detach(), output.detach()))
+
+    kept = {name: module for name, module in model.named_modules() if linears and isinstance(module, nn.Linear)}
+    with observing(tap_modules(model, layouts), read), observing_calls(kept, keep):
         output = model(x)
     missing = [name for name in layouts if name not in found]
     if missing:
@@ -111,22 +117,3 @@ def _channels_first(x: Tensor, layout: str) -> Tensor:
 def _pooled(x: Tensor) -> Tensor:
     height, width = x.shape[-2:]
     return as_half(F.adaptive_avg_pool2d(x.float(), (min(_MOST_CELLS, height), min(_MOST_CELLS, width))))
-
-
-@contextmanager
-def _linear_runs(model: nn.Module, runs: list[LinearRun]) -> Iterator[None]:
-    def keep_as(name: str) -> Any:
-        def keep(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            # Only layers that can be the last one: in a large transformer the others would fill the memory.
-            if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
-                runs.append(LinearRun(name, args[0].detach(), output.detach()))
-
-        return keep
-
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    handles = [module.register_forward_hook(keep_as(name)) for name, module in linears]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -6,6 +6,7 @@ augmentation changes those numbers, and then only what is really equal is found.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from amint.batches import Source, input_batches
 from amint.errors import RoleOverlapError, UsageError
 from amint.records import Sketch
 
-__all__ = ["Ledger", "Roles", "assign_roles", "check_disjoint", "fingerprints", "without"]
+__all__ = ["Ledger", "Roles", "assign_roles", "check_disjoint", "fingerprints", "groups_digest", "without"]
 
 # A fingerprint in a Python set takes about 60 bytes; this bounds the ledger to a few hundred megabytes.
 _MOST = 2_000_000
@@ -153,13 +154,22 @@ def _marks(source: Source) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 @dataclass(frozen=True)
 class Roles:
-    """Disjoint row numbers, each sorted, and the seed that gave them."""
+    """Disjoint row numbers, each sorted, and the question that they answer.
+
+    Attributes:
+        members, external, calibration, unseen: row numbers.
+        seed: that gave them.
+        asked: how many members, external and calibration rows were asked for; groups can give others.
+        groups_sha256: hash of the groups they were drawn in, see :func:`groups_digest`, or None.
+    """
 
     members: tuple[int, ...]
     external: tuple[int, ...]
     calibration: tuple[int, ...]
     unseen: tuple[int, ...]
     seed: int
+    asked: tuple[int, int, int]
+    groups_sha256: str | None = None
 
 
 def assign_roles(
@@ -199,7 +209,7 @@ def assign_roles(
             f"cannot draw {members} members + {external} external + {calibration} calibration = "
             f"{sum(sizes.values())} rows out of {n}; ask for fewer"
         )
-    group_of_row = np.arange(n) if groups is None else _numbered(groups, n)
+    group_of_row = _numbered(groups, n)
     count = int(group_of_row.max(initial=-1)) + 1
     shares = {role: size * count // max(n, 1) for role, size in sizes.items()}
     for role, size in sizes.items():
@@ -214,11 +224,33 @@ def assign_roles(
         role_of_group[drawn] = number
     role_of_row = role_of_group[group_of_row]
     chosen = [tuple(np.flatnonzero(role_of_row == number).tolist()) for number in range(len(sizes) + 1)]
-    return Roles(chosen[0], chosen[1], chosen[2], chosen[3], seed)
+    asked = int(members), int(external), int(calibration)
+    return Roles(chosen[0], chosen[1], chosen[2], chosen[3], seed, asked, groups_digest(groups, n))
 
 
-def _numbered(groups: Tensor | ArrayLike, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def groups_digest(groups: Tensor | ArrayLike | None, n: int) -> str | None:
+    """The SHA-256 of a column of groups, 64 hexadecimal digits; None if each row is a group of its own, in order.
+
+    Groups count by their place among the sorted groups, as a draw sees them, hashed as little-endian int64: neither
+    dtype nor names matter, only the order of the names.
+
+    Args:
+        groups: ``[n]``, or None.
+        n: number of rows.
+
+    Raises:
+        UsageError: groups of another length.
+    """
+    numbers = _numbered(groups, n)
+    if np.array_equal(numbers, np.arange(n)):
+        return None
+    return hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()
+
+
+def _numbered(groups: Tensor | ArrayLike | None, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Groups numbered from 0."""
+    if groups is None:
+        return np.arange(n)
     given = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
     if given.shape != (n,):
         raise UsageError(f"expected a group for each of {n} rows, found groups of shape {given.shape}")

@@ -9,20 +9,27 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["isolated", "seed_generators", "seeded"]
+__all__ = ["isolated", "seed_generators", "seeded", "undisturbed"]
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever is drawn inside, the generators of torch (CPU), numpy and Python end as they began."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  (users' transforms draw from it)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 @contextmanager
 def isolated(*seeds: int) -> Iterator[None]:
     """Random draws inside follow the seeds; the generators of torch (CPU), numpy and Python stay as they were."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  (users' transforms draw from it)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            seed_generators(*seeds)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
+    with undisturbed():
+        seed_generators(*seeds)
+        yield
 
 
 def seed_generators(*seeds: int) -> None:

@@ -1,4 +1,4 @@
-"""The only code that adds, reads and removes hooks.
+"""The only code that hooks forward passes: hooks are added, read and removed here.
 
 A *tap* is a module whose output feeds the MINT head. During a training forward pass :class:`TrainingHooks`
 appends further rows to the batch before the backbone runs, keeps the taps' maps of all rows for the head, and
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,21 +18,26 @@ from torch import Tensor, nn
 
 from amint.errors import StepError, UsageError
 
-__all__ = ["TrainingHooks", "evaluating", "observing", "prefix"]
+__all__ = ["TrainingHooks", "evaluating", "observing", "observing_calls", "prefix"]
 
 
 class _Reached(BaseException):
     """Ends a forward pass at the deepest tap; no ``except Exception`` in a user's model may swallow it."""
 
 
-@contextmanager
-def observing(modules: Mapping[str, nn.Module], seen: Callable[[str, nn.Module, Any], Any]) -> Iterator[None]:
+def observing(
+    modules: Mapping[str, nn.Module], seen: Callable[[str, nn.Module, Any], Any]
+) -> AbstractContextManager[None]:
     """Call ``seen(name, module, output)`` after each pass of each module; what it returns replaces the output."""
+    return observing_calls(modules, lambda name, module, _, output: seen(name, module, output))
 
-    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        return lambda module, _, output: seen(name, module, output)
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in modules.items()]
+@contextmanager
+def observing_calls(
+    modules: Mapping[str, nn.Module], seen: Callable[[str, nn.Module, tuple[Any, ...], Any], Any]
+) -> Iterator[None]:
+    """:func:`observing` with the arguments as well: ``seen(name, module, arguments, output)``."""
+    handles = [module.register_forward_hook(partial(seen, name)) for name, module in modules.items()]
     try:
         yield
     finally:

@@ -71,12 +71,12 @@ def run_row(use: Settings, parts: Parts, paper: Mapping[str, tuple[float, float]
     registered.calibrate(parts.calibration)
     lap("registered")
     taps = [point.name for point in audit.points]
-    found = amint.compare(plain, parts.members, parts.unseen, attacks=["passive_mint", "loss"], taps=taps)
+    found = amint.compare(plain, parts.members, parts.unseen, attacks=["passive-mint", "loss"], taps=taps)
     measured: dict[str, Mapping[str, Measurement]] = {
         "active MINT": audit.evaluate(parts.members, parts.unseen),
         "registered": registered.evaluate(parts.members, parts.unseen),
         "hash register": listed(parts),
-        **{result.name.replace("_", " "): {name: result[name] for name in FIGURES} for result in found.ranked},
+        **{result.name.replace("-", " "): {name: result[name] for name in FIGURES} for result in found.ranked},
     }
     lap("measuring")
     family = next((name for name in FAMILIES if use.arch.startswith(name)), use.arch)

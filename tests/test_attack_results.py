@@ -107,11 +107,11 @@ def test_epsilon_in_words():
 
 
 def test_csv_of_hostile_names_runs_no_formula():
-    hostile = ['=cmd|"x"!A0', "+1", "-1", "@x", 'quote",comma', "line\nbreak\rreturn", ""]
+    hostile = ['=cmd|"x"!A0', "+1", "-1", "@x", "＝1", 'quote",comma', "line\nbreak\rreturn", ""]
     made = comparison(*(result(name) for name in hostile), result("late", reason="=1"))
     lines = list(csv.DictReader(io.StringIO(made.to_csv(), newline="")))
     assert [line["attack"] for line in lines] == [
-        ("'" if n[:1] in ("=", "+", "-", "@") and n else "") + n for n in hostile
+        ("'" if n[:1] in ("=", "+", "-", "@", "＝") and n else "") + n for n in hostile
     ] + ["late"]
     assert lines[-1]["reason"] == "'=1"
     assert lines[-1]["auroc"] == ""

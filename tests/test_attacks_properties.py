@@ -62,13 +62,13 @@ ATTACKS = [
 ]
 
 # Attacks that learn from known membership: which kind they cannot do without.
-LEARNS_FROM_MEMBERS = {"gmint", "loss", "modified_entropy_by_class", "passive_mint", "passive_mint_cnn"}
+LEARNS_FROM_MEMBERS = {"gmint", "loss", "modified-entropy-by-class", "passive-mint", "passive-mint-cnn"}
 LEARNS_FROM_OTHERS = (LEARNS_FROM_MEMBERS - {"loss"}) | {
     "attack-p",
     "informia-offline",
     "informia-online",
     "quantile",
-    "quantile_heads",
+    "quantile-heads",
     "rmia-offline",
     "rmia-online",
 }

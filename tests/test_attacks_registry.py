@@ -1,4 +1,5 @@
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ def test_every_name_gives_an_attack_of_that_kind(name):
     sentence = registry.about(made)
     assert 20 < len(sentence) < 200
     assert "\n" not in sentence
+
+
+def test_names_are_words_joined_by_hyphens():
+    for name in registry.names(variants=True):
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+        assert registry.canonical(name.replace("-", "_")) == name
 
 
 def test_names_differ_and_all_is_without_variants():
@@ -45,7 +52,7 @@ def test_every_attack_of_the_package_is_in_it():
     [
         ("loss", "loss"),
         ("LiRA_Online", "lira-online"),
-        (" modified-entropy ", "modified_entropy"),
+        (" Modified_Entropy ", "modified-entropy"),
         ("rmia", "rmia-offline"),
         ("InfoRMIA", "informia-offline"),
         ("attack_p", "attack-p"),
@@ -62,6 +69,7 @@ def test_names_are_read_generously(written, name):
         ("rmai-ofline", "rmia-offline"),
         ("lira_on", "lira-online"),
         ("gmit", "gmint"),
+        ("modified_entrpy", "modified-entropy"),
         ("marginal", "margin"),
     ],
 )

@@ -271,7 +271,7 @@ def test_the_table_fits_every_terminal(width):
     from comparison_values import comparison, result
     from rich.console import Console
 
-    made = comparison(result("loss"), result("modified_entropy_by_class", 0.7), result("x" * 60, reason="no"))
+    made = comparison(result("loss"), result("modified-entropy-by-class", 0.7), result("x" * 60, reason="no"))
     console = Console(width=width, record=True, file=None, force_terminal=False)
     with console.capture() as capture:
         console.print(table_of(made, width))

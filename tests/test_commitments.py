@@ -3,6 +3,7 @@ import json
 import random
 import stat
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -356,3 +357,66 @@ def test_a_draw_that_is_not_the_seeds_is_found():
         check_roles(replace(honest, draw={"n": 30, "members": 10, "external": 6, "calibration": 8}).public(), 30)
     with pytest.raises(InputError, match="records no draw"):
         check_roles(commit(**parts).public(), 30)
+
+
+TRACKS = torch.tensor([7, 7, 7, 7, 7, 1, 1, 4, 4, 4, 2, 2, 2, 2, 9, 9, 9, 3, 3, 5, 5, 5, 5, 8, 8, 8, 6, 6, 0, 0])
+
+
+def drawn_in_groups(groups=TRACKS, seed=7):
+    roles = amint.assign_roles(30, members=np.int64(10), external=6, calibration=8, seed=seed, groups=groups)
+    return roles, {role: images(30, 4)[list(getattr(roles, role))] for role in DATA}
+
+
+def test_a_draw_in_groups_is_recorded_as_asked_and_can_be_repeated():
+    roles, parts = drawn_in_groups()
+    commitment = commit(**parts, roles=roles, groups=TRACKS)
+    public = json.loads(json.dumps(commitment.public()))
+    assert {role: public["draw"][role] for role in DATA} == {"members": 10, "external": 6, "calibration": 8}
+    assert public["counts"] == {role: len(part) for role, part in parts.items()}
+    assert tuple(public["counts"].values()) != (10, 6, 8)
+    for same in (TRACKS, TRACKS.numpy(), TRACKS.tolist(), [f"track {track}" for track in TRACKS]):
+        assert check_roles(public, 30, same) == roles
+
+
+def test_a_draw_in_groups_asks_for_the_groups():
+    roles, parts = drawn_in_groups()
+    public = commit(**parts, roles=roles, groups=TRACKS).public()
+    missing, others = "drawn in groups, which are missing: pass groups=", "the groups given are not those"
+    with pytest.raises(UsageError, match=missing):
+        commit(**parts, roles=roles)
+    with pytest.raises(InputError, match=f"cannot be repeated: .*{missing}"):
+        check_roles(public, 30)
+    for wrong in (TRACKS.flip(0), TRACKS.clamp(max=8), torch.arange(30)):
+        with pytest.raises(UsageError, match=others):
+            commit(**parts, roles=roles, groups=wrong)
+        with pytest.raises(InputError, match=f"cannot be repeated: {others}"):
+            check_roles(public, 30, wrong)
+    with pytest.raises(InputError, match="expected a group for each of 30 rows"):
+        check_roles(public, 30, TRACKS[:-1])
+
+
+def test_groups_where_none_were_drawn_in_are_refused():
+    _, roles, parts = drawn()
+    with pytest.raises(UsageError, match=r"the groups given are not those .* drawn without groups"):
+        commit(**parts, roles=roles, groups=TRACKS)
+    with pytest.raises(InputError, match="drawn without groups"):
+        check_roles(commit(**parts, roles=roles).public(), 30, TRACKS)
+    assert check_roles(commit(**parts, roles=roles, groups=range(30)).public(), 30) == roles
+
+
+def test_roles_in_groups_that_were_picked_by_hand_are_found():
+    roles, parts = drawn_in_groups()
+    for changed in (replace(roles, seed=8), replace(roles, asked=(1, 1, 1)), replace(roles, unseen=roles.unseen[:-1])):
+        with pytest.raises(UsageError):
+            commit(**parts, roles=changed, groups=TRACKS)
+    honest = commit(**parts, roles=roles, groups=TRACKS)
+    for change in ({"seed": 8}, {"members": 30}, {"rows_sha256": "0" * 64}, {"groups_sha256": 5}):
+        with pytest.raises(InputError, match="the recorded draw of the roles cannot be repeated"):
+            check_roles(replace(honest, draw={**honest.draw, **change}).public(), 30, TRACKS)
+
+
+def test_a_statement_without_groups_stays_readable():
+    """A published statement whose draw names no groups at all."""
+    public = json.loads(Path(__file__).parent.joinpath("vectors", "commitment_without_groups.json").read_text())
+    assert check_public(public) == public
+    assert check_roles(public, 30) == drawn()[1]

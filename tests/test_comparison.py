@@ -84,7 +84,7 @@ def test_all_attacks_run_and_are_measured(everything):
 def test_costs_are_counted_in_passes(everything):
     passes = {result.name: result.forward_passes for result in everything.attacks}
     assert passes["loss"] == passes["mint"] == passes["quantile"] == 1
-    assert passes["gradient_norm"] == passes["gmint"] == 3
+    assert passes["gradient-norm"] == passes["gmint"] == 3
     assert passes["salem"] == 2
     assert passes["rmia-offline"] == 1 + 4
     queried = compared(attacks=["lira-online-queries"])["lira-online-queries"]
@@ -94,7 +94,7 @@ def test_costs_are_counted_in_passes(everything):
 def test_one_pass_whatever_the_number_of_attacks():
     signals, members, nonmembers = table()
     target = TableTarget(signals, signals.columns)
-    compare(target, members, nonmembers, attacks=["loss", "margin", "entropy", "gmint", "passive_mint"])
+    compare(target, members, nonmembers, attacks=["loss", "margin", "entropy", "gmint", "passive-mint"])
     # Eight rows of the first batch are tried out for each signal, then every row is read once.
     assert target.passes == 400 + 8 * len({"logprob", "hinge", "entropy", "gradient", "gradient_norm", "activations"})
 
@@ -469,7 +469,7 @@ def test_constant_scores_are_guessing():
 @pytest.mark.slow
 def test_controls_cry_wolf_rarely_and_nothing_is_found_where_nothing_is():
     """Signals without any trace of membership, 200 times: what is claimed falsely stays within its rate."""
-    attacks = ["correctness", "loss", "entropy", "modified_entropy_by_class", "watson", "rmia-offline", "lira-online"]
+    attacks = ["correctness", "loss", "entropy", "modified-entropy-by-class", "watson", "rmia-offline", "lira-online"]
     failed, claimed, over = 0, 0, 0
     for seed in range(200):
         found = compared(90, 120, world={"gain": 0.0, "seed": seed}, attacks=attacks, seed=seed)

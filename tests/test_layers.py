@@ -65,6 +65,7 @@ ARRAYS = {
     "metrics",
     "power",
     "ranksum",
+    "result_files",
     "set_tests",
     "wording",
 }
@@ -223,7 +224,7 @@ def test_a_wrong_relative_import_is_found_inside_a_folder():
     "importer, source",
     [
         ("active", "from amint.mixing import Mixture\nfrom amint.heads import MintHead\nimport torch, lightning"),
-        ("verification", "from amint.readers.images import ImageFolderReader\nfrom amint.attacks.mint import Mint"),
+        ("verification", "from amint.readers.images import ImageReader\nfrom amint.attacks.mint import Mint"),
         ("cli", "from amint.report import write_report\nfrom amint import __version__\nimport amint.active"),
         ("demo", "import amint\nfrom amint.report import write_report\nfrom amint.verification import verify"),
         ("readers", "from amint.readers.files import Row\nfrom amint.errors import InputError"),

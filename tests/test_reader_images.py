@@ -13,7 +13,7 @@ from torchvision.datasets.folder import default_loader
 
 from amint.errors import InputError, UsageError
 from amint.preprocessing import Preprocessing
-from amint.readers import PROPERTY_NAMES, Batch, ImageFolderReader, Limits, Properties, Rejected, Row, open_submission
+from amint.readers import PROPERTY_NAMES, Batch, Limits, Properties, Rejected, Row, open_submission
 from amint.readers.files import Files
 
 
@@ -145,17 +145,6 @@ def test_arguments_are_checked_before_anything_is_read(tmp_path, value):
         open_submission(tmp_path, SMALL, batch_size=value)
     with pytest.raises(UsageError, match="skip"):
         open_submission(tmp_path, Preprocessing(), skip={"a.png"})
-
-
-def test_the_folder_reader_is_the_same_reader(tmp_path):
-    for seed in range(3):
-        picture(seed=seed).save(tmp_path / f"{seed}.png")
-    (ours,) = ImageFolderReader(tmp_path, SMALL, max_bytes=10**6, expect=(8, 8))
-    (theirs,) = open_submission(tmp_path, SMALL)
-    assert ours.rows == theirs.rows
-    assert torch.equal(ours.tensor, theirs.tensor)
-    with pytest.raises(UsageError, match="max_pixels"):
-        ImageFolderReader(tmp_path, SMALL, max_pixels=0)
 
 
 def test_no_more_than_one_batch_is_kept(tmp_path):

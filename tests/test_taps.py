@@ -1,13 +1,15 @@
 import contextlib
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import amint
 from amint.errors import StepError
-from amint.taps import TrainingHooks, evaluating, observing, prefix
+from amint.taps import TrainingHooks, evaluating, observing, observing_calls, prefix
 
 
 class Swallowing(nn.Module):
@@ -147,6 +149,30 @@ def test_observing_may_replace_outputs_and_takes_its_hooks_off(x):
     with pytest.raises(KeyError), observing(taps_of(model), lambda *_: Failing()(x)):
         model(x)
     assert settings(model) == before
+
+
+def test_observing_calls_sees_what_goes_in_and_what_comes_out(x):
+    model, calls = network().eval(), {}
+    before = settings(model)
+
+    def keep(name, module, args, output):
+        calls[name] = module, args, output.clone()
+
+    layers = {"0": model[0], "8": model[8]}
+    with observing_calls(layers, keep):
+        output = model(x)
+    assert settings(model) == before
+    assert list(calls) == ["0", "8"]
+    assert all(
+        module is layers[name] and torch.equal(module(*args), out) for name, (module, args, out) in calls.items()
+    )
+    assert torch.equal(calls["0"][1][0], x)
+    assert torch.equal(calls["8"][2], output)
+
+
+def test_no_other_module_hooks_a_forward_pass():
+    found = [p.name for p in Path(amint.__file__).parent.rglob("*.py") if "register_forward" in p.read_text("utf-8")]
+    assert found == ["taps.py"]
 
 
 def test_in_training_the_head_gets_all_rows_and_the_rest_of_the_network_the_members(x, seen):

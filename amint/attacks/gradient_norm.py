@@ -18,7 +18,7 @@ __all__ = ["GradientNorm"]
 class GradientNorm:
     """Score = minus the norm of the gradient of the loss of the true class."""
 
-    name = "gradient_norm"
+    name = "gradient-norm"
     needs = frozenset({"gradient_norm"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:  # noqa: ARG002

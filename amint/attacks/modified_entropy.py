@@ -22,7 +22,7 @@ __all__ = ["ModifiedEntropy", "ModifiedEntropyByClass"]
 class ModifiedEntropy:
     """Score = minus the modified entropy, in nats; the same threshold for all classes."""
 
-    name = "modified_entropy"
+    name = "modified-entropy"
     needs = frozenset({"modified_entropy"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:  # noqa: ARG002
@@ -48,7 +48,7 @@ class ModifiedEntropyByClass:
     pooled: float | None = None
     thresholds: tuple[tuple[int, float], ...] = ()
 
-    name = "modified_entropy_by_class"
+    name = "modified-entropy-by-class"
     needs = frozenset({"modified_entropy", "label"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> ModifiedEntropyByClass:
@@ -75,7 +75,7 @@ class ModifiedEntropyByClass:
             NonFiniteError: an entropy is NaN or infinite.
         """
         if self.pooled is None:
-            raise UsageError("modified_entropy_by_class has no thresholds; call fit with known samples first")
+            raise UsageError("modified-entropy-by-class has no thresholds; call fit with known samples first")
         scores, classes = ModifiedEntropy().score(signals), signals["label"]
         thresholds: Floats = np.full(len(scores), self.pooled, np.float64)
         for label, threshold in self.thresholds:

@@ -35,7 +35,7 @@ class PassiveMint:
     seed: int = 0
     network: Classifier | None = None
 
-    name = "passive_mint"
+    name = "passive-mint"
     needs = frozenset({"activations"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> PassiveMint:
@@ -70,7 +70,7 @@ class PassiveMintCNN:
     seed: int = 0
     network: Classifier | None = None
 
-    name = "passive_mint_cnn"
+    name = "passive-mint-cnn"
     needs = frozenset({"maps"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> PassiveMintCNN:

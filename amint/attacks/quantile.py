@@ -109,7 +109,7 @@ class QuantileHeads:
     classes: tuple[int, ...] = ()
     n_nonmembers: int = 0
 
-    name = "quantile_heads"
+    name = "quantile-heads"
     needs = GaussianQuantile.needs
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> QuantileHeads:
@@ -126,7 +126,7 @@ class QuantileHeads:
         Raises as :meth:`GaussianQuantile.score`.
         """
         if not self.regressors:
-            raise UsageError("quantile_heads is not fitted; call fit with known non-members first")
+            raise UsageError("quantile-heads is not fitted; call fit with known non-members first")
         margins, x = score_array(signals["hinge"], "hinge"), _inputs(signals, self.classes)
         quantiles = np.sort(np.column_stack([_predict(regressor, x) for regressor in self.regressors]), axis=1)
         return _position(margins, quantiles, -ndtri(_ALPHAS[: len(self.regressors)]))

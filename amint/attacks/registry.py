@@ -66,11 +66,11 @@ _ENTRIES: dict[str, Entry] = {
     "confidence": Entry("confidence", "Confidence", "one model"),
     "loss": Entry("loss", "Loss", "one model"),
     "entropy": Entry("entropy", "Entropy", "one model"),
-    "modified_entropy": Entry("modified_entropy", "ModifiedEntropy", "one model"),
-    "modified_entropy_by_class": Entry("modified_entropy", "ModifiedEntropyByClass", "one model"),
+    "modified-entropy": Entry("modified_entropy", "ModifiedEntropy", "one model"),
+    "modified-entropy-by-class": Entry("modified_entropy", "ModifiedEntropyByClass", "one model"),
     "margin": Entry("margin", "Margin", "one model"),
-    "scaled_logit": Entry("scaled_logit", "ScaledLogit", "one model"),
-    "salem_threshold": Entry("salem", "SalemThreshold", "one model"),
+    "scaled-logit": Entry("scaled_logit", "ScaledLogit", "one model"),
+    "salem-threshold": Entry("salem", "SalemThreshold", "one model"),
     "attack-p": Entry("attack_p", "AttackP", "one model"),
     "quantile": Entry("quantile", "GaussianQuantile", "one model"),
     "salem": Entry("salem", "SalemNet", "shadow model"),
@@ -79,12 +79,12 @@ _ENTRIES: dict[str, Entry] = {
     **_modes("lira", "Lira"),
     **_modes("rmia", "Rmia"),
     **_modes("informia", "InfoRmia"),
-    "gradient_norm": Entry("gradient_norm", "GradientNorm", "white box"),
-    "passive_mint": Entry("passive_mint", "PassiveMint", "white box"),
-    "passive_mint_cnn": Entry("passive_mint", "PassiveMintCNN", "white box"),
+    "gradient-norm": Entry("gradient_norm", "GradientNorm", "white box"),
+    "passive-mint": Entry("passive_mint", "PassiveMint", "white box"),
+    "passive-mint-cnn": Entry("passive_mint", "PassiveMintCNN", "white box"),
     "gmint": Entry("gmint", "GMint", "white box"),
     "mint": Entry("mint", "Mint", "trained in"),
-    "quantile_heads": Entry("quantile", "QuantileHeads", "one model", default=False),
+    "quantile-heads": Entry("quantile", "QuantileHeads", "one model", default=False),
     **_variants("lira", "Lira", _VARIANCES | _QUERIES),
     **_variants("rmia", "Rmia", _QUERIES),
 }
@@ -101,7 +101,7 @@ def canonical(name: str) -> str:
     Raises:
         UsageError: there is no such attack; the message says which names are near.
     """
-    plain = {_plain(known): known for known in _ENTRIES} | _ALIASES
+    plain = {known: known for known in _ENTRIES} | _ALIASES
     wanted = _plain(name)
     if wanted in plain:
         return plain[wanted]

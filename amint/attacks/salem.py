@@ -88,7 +88,7 @@ class SalemNet:
 class SalemThreshold:
     """Adversary 3: score = log of the largest posterior, whatever its class."""
 
-    name = "salem_threshold"
+    name = "salem-threshold"
     needs = frozenset({"max_logprob"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:  # noqa: ARG002

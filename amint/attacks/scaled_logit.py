@@ -18,7 +18,7 @@ __all__ = ["ScaledLogit"]
 class ScaledLogit:
     """Score = log(p_y / (1 - p_y)) = z_y - logsumexp over the other classes."""
 
-    name = "scaled_logit"
+    name = "scaled-logit"
     needs = frozenset({"scaled_logit"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:  # noqa: ARG002

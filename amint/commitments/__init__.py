@@ -24,7 +24,8 @@ it, and assigned it this role. That is all:
   of an owner who publishes many roots only the one he named beforehand counts.
 * That :func:`check_roles` finds the recorded seed's draw shows that roles were not picked by hand, if neither the
   seed nor the order of the samples was chosen with the other in view: fix the order first, and let others, or a
-  public lottery, name the seed. Samples in no role are not committed.
+  public lottery, name the seed. Roles that were drawn in groups can be drawn again only by whoever is given the
+  groups. Samples in no role are not committed.
 * Whoever gets the private file can test which samples are committed.
 """
 

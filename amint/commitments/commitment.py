@@ -12,6 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+from torch import Tensor
+
 from amint.batches import Source
 from amint.commitments.samples import sample_digests
 from amint.commitments.statement import (
@@ -114,6 +117,7 @@ def commit(
     external: Source = (),
     calibration: Source = (),
     roles: Roles | None = None,
+    groups: Tensor | ArrayLike | None = None,
     secret: bytes | None = None,
 ) -> Commitment:
     """Commit to every sample of a training run, before it starts.
@@ -122,13 +126,14 @@ def commit(
         members, external, calibration: loaders, datasets or tensors of rows, as the model is fed them but without
             random augmentation. A loader that shuffles a dataset is read in the dataset's order.
         roles: the draw from :func:`amint.assign_roles`, where the three are its rows in its order.
+        groups: as they were given to :func:`amint.assign_roles`, if they were. The public part holds their hash.
         secret: at least 32 random bytes that nobody else knows and that serve for one commitment only; None to draw
             them. The same secret and samples give the same root.
 
     Raises:
         RoleOverlapError: a sample in two roles.
         UsageError: no samples, samples that differ each time they are read, a short secret, or roles that are not of
-            this size or not what their seed gives.
+            this size or not what their seed and groups give.
     """
     secret = secrets.token_bytes(32) if secret is None else secret
     if len(secret) < 32:
@@ -143,7 +148,7 @@ def commit(
         sizes = {role: len(getattr(roles, role)) for role in ROLES}
         if sizes != counts:
             raise UsageError(f"the roles were drawn for {sizes}, but the data holds {counts}")
-        check_drawn(roles)
+        check_drawn(roles, groups)
     return Commitment(secret, digests, None if roles is None else draw_of(roles))
 
 

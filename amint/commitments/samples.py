@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler
 
 from amint.batches import Source, input_batches, is_map_style
 from amint.errors import UsageError
+from amint.seeding import undisturbed
 
 __all__ = ["sample_digest", "sample_digests"]
 
@@ -38,7 +36,7 @@ def sample_digests(role: str, source: Source) -> tuple[bytes, ...]:
         UsageError: the rows differ each time they are read.
     """
     rows = _in_order(source)
-    with _randomness_kept():
+    with undisturbed():
         if not isinstance(rows, Iterator):
             once, again = (
                 [sample_digest(row) for batch in islice(input_batches(rows), 1) for row in batch] for _ in "ab"
@@ -68,15 +66,3 @@ def _in_order(source: Source) -> Source:
         multiprocessing_context=source.multiprocessing_context,
         generator=generator,
     )
-
-
-@contextmanager
-def _randomness_kept() -> Iterator[None]:
-    """The generators of torch (CPU), numpy and Python end as they began: datasets may draw from any of them."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002

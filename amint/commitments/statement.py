@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from amint.errors import InputError, UsageError
-from amint.roles import Roles, assign_roles
+from amint.roles import Roles, assign_roles, groups_digest
 
 __all__ = [
     "ROLES",
@@ -79,18 +81,19 @@ def read_public(path: str | Path) -> dict[str, Any]:
     return check_public(read_json(path))
 
 
-def check_roles(public: Mapping[str, Any], n: int) -> Roles:
+def check_roles(public: Mapping[str, Any], n: int, groups: Tensor | ArrayLike | None = None) -> Roles:
     """Draw the roles again from the recorded seed.
 
     Args:
         public: the commitment's public part.
         n: how many samples there were to draw from.
+        groups: ``[n]``, for roles that were drawn in groups: the owner's own column. The commitment holds its hash.
 
     Returns:
         Row numbers by role; the sample at place ``i`` of a role is row ``roles.members[i]`` of the ``n`` and so on.
 
     Raises:
-        InputError: no draw is recorded, it was for another ``n``, or the seed does not give it.
+        InputError: no draw is recorded, it was for another ``n`` or other groups, or the seed does not give it.
     """
     recorded = check_public(public)["draw"]
     if recorded is None:
@@ -99,7 +102,8 @@ def check_roles(public: Mapping[str, Any], n: int) -> Roles:
         raise InputError(f"the recorded draw is out of {recorded.get('n')} samples, not out of {n}")
 
     def parse(recorded: Any) -> Roles:
-        again = assign_roles(n, **{role: recorded[role] for role in ROLES}, seed=recorded["seed"])
+        asked = {role: recorded[role] for role in ROLES}
+        again = _again(n, asked, recorded["seed"], groups, recorded.get("groups_sha256"))
         if draw_of(again) | {"numpy": recorded["numpy"]} != recorded:
             raise ValueError(f"its seed gives other rows with numpy {np.__version__}")
         return again
@@ -107,14 +111,14 @@ def check_roles(public: Mapping[str, Any], n: int) -> Roles:
     return parsed(recorded, parse, "the recorded draw of the roles cannot be repeated")
 
 
-def check_drawn(roles: Roles) -> None:
-    """Check that roles are what their seed gives.
+def check_drawn(roles: Roles, groups: Tensor | ArrayLike | None = None) -> None:
+    """Check that roles are what their seed gives, in the groups they were drawn in.
 
     Raises:
-        UsageError: they were chosen or changed by hand.
+        UsageError: they were chosen or changed by hand, or the groups are missing or others.
     """
-    sizes = {role: len(getattr(roles, role)) for role in ROLES}
-    if assign_roles(sum(sizes.values()) + len(roles.unseen), **sizes, seed=roles.seed) != roles:
+    asked = dict(zip(ROLES, roles.asked, strict=True))
+    if _again(_rows(roles), asked, roles.seed, groups, roles.groups_sha256) != roles:
         raise UsageError(
             f"these roles are not what amint.assign_roles draws with seed {roles.seed}; pass its result as it is, or "
             "roles=None if they were chosen in another way"
@@ -122,12 +126,30 @@ def check_drawn(roles: Roles) -> None:
 
 
 def draw_of(roles: Roles) -> dict[str, Any]:
-    """How roles were drawn, as plain values: sizes, seed, and a hash of the rows that were drawn."""
+    """How roles were drawn, as plain values: what was asked for, and hashes of the groups, if any, and of the rows."""
     rows = {role: list(getattr(roles, role)) for role in ROLES}
-    counts = {role: len(found) for role, found in rows.items()}
     drawn = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-    n = sum(counts.values()) + len(roles.unseen)
-    return {"n": n, **counts, "seed": roles.seed, "rows_sha256": drawn, "numpy": np.__version__}
+    asked = dict(zip(ROLES, roles.asked, strict=True))
+    draw = {"n": _rows(roles), **asked, "seed": roles.seed, "rows_sha256": drawn, "numpy": np.__version__}
+    return draw if roles.groups_sha256 is None else draw | {"groups_sha256": roles.groups_sha256}
+
+
+def _again(
+    n: int, asked: Mapping[str, int], seed: int, groups: Tensor | ArrayLike | None, groups_sha256: str | None
+) -> Roles:
+    """The draw repeated. Raises UsageError if ``groups`` are not those of this hash."""
+    if groups is None and groups_sha256 is not None:
+        raise UsageError(
+            "these roles were drawn in groups, which are missing: pass groups= as it was given to amint.assign_roles"
+        )
+    if groups_digest(groups, n) != groups_sha256:
+        without = "they were drawn without groups" if groups_sha256 is None else f"their SHA-256 is {groups_sha256}"
+        raise UsageError(f"the groups given are not those in which these roles were drawn: {without}")
+    return assign_roles(n, **asked, seed=seed, groups=groups)
+
+
+def _rows(roles: Roles) -> int:
+    return sum(len(getattr(roles, role)) for role in (*ROLES, "unseen"))
 
 
 def parsed(data: Any, parse: Callable[[Any], T], otherwise: str) -> T:

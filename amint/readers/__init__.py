@@ -1,7 +1,7 @@
 """Readers turn submitted files into batches a model can judge, and say of every other file why not."""
 
 from amint.readers.batches import ImageFiles
-from amint.readers.images import Batch, ImageFolderReader, ImageReader
+from amint.readers.images import Batch, ImageReader
 from amint.readers.limits import Limits
 from amint.readers.opening import open_submission
 from amint.readers.rows import PROPERTY_NAMES, Properties, Rejected, Row
@@ -10,7 +10,6 @@ __all__ = [
     "PROPERTY_NAMES",
     "Batch",
     "ImageFiles",
-    "ImageFolderReader",
     "ImageReader",
     "Limits",
     "Properties",

@@ -1,7 +1,6 @@
 """Submitted pictures -> batches; what cannot be judged becomes a row with a reason, never an exception."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
@@ -10,13 +9,12 @@ import torch
 from amint.errors import InputError, UsageError
 from amint.preprocessing import Preprocessing
 from amint.readers.decoding import Picture, decode, shown_size
-from amint.readers.files import Folder
 from amint.readers.kinds import sniff
 from amint.readers.limits import Limits
 from amint.readers.rows import Rejected, Row
 from amint.readers.sources import Entry, Source
 
-__all__ = ["Batch", "ImageFolderReader", "ImageReader"]
+__all__ = ["Batch", "ImageReader"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,42 +121,6 @@ class ImageReader:
             if not kind:
                 raise
             raise InputError(f"a {kind} file inside the submission, which is not opened; submit it by itself") from None
-
-
-class ImageFolderReader(ImageReader):
-    """Reads a folder of pictures, or a single one, in batches, in the order of the relative paths.
-
-    Links inside the folder are read like files, links that leave it are rejected.
-
-    Args:
-        path: a folder, searched with its subfolders, or one file.
-        preprocessing, batch_size, expect: as in ``ImageReader``.
-        max_pixels, max_bytes, min_side: as in ``Limits``.
-
-    Raises:
-        UsageError: a limit below 1, or ``expect`` against the size that ``preprocessing`` resizes to.
-        InputError: nothing at ``path``, a folder that cannot be listed, or one without files.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        preprocessing: Preprocessing,
-        batch_size: int = 64,
-        max_pixels: int = 50_000_000,
-        max_bytes: int = 256 * 2**20,
-        min_side: int = 4,
-        expect: tuple[int, int] | None = None,
-    ) -> None:
-        limits = Limits(max_pixels=max_pixels, max_bytes=max_bytes, min_side=min_side)
-        super().__init__(
-            lambda: Folder(path, limits),
-            preprocessing,
-            batch_size=batch_size,
-            expect=expect,
-            skip=frozenset(),
-            limits=limits,
-        )
 
 
 def _packed(tensors: list[torch.Tensor], rows: list[Row]) -> Batch:

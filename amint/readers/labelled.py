@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from amint.errors import InputError
 from amint.preprocessing import Preprocessing
-from amint.readers.images import ImageFolderReader
+from amint.readers.opening import open_submission
 from amint.readers.rows import Rejected, printable
 
 __all__ = ["CLASSES", "ClassFolders", "LabelledArrays", "labelled_pair"]
@@ -47,7 +47,7 @@ class ClassFolders:
         batch_size: int = 256,
     ) -> None:
         self._path, self._numbers = path, {printable(name): number for name, number in numbers.items()}
-        self._reader = ImageFolderReader(path, preprocessing, batch_size=batch_size, expect=expect)
+        self._reader = open_submission(path, preprocessing, batch_size=batch_size, expect=expect)
 
     @property
     def rejected(self) -> tuple[Rejected, ...]:
