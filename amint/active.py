@@ -6,12 +6,10 @@ members (training data) and external data.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,11 +21,13 @@ from amint.batches import Source
 from amint.calibration import Calibration
 from amint.commitments import Commitment, announced, check_same
 from amint.errors import NonFiniteError, StepError, UsageError
+from amint.external import ExternalStream
 from amint.heads import HeadSize, head_weights, load_head_weights, new_head
 from amint.history import History, balanced_accuracy
 from amint.losses import StepLosses, membership_loss, scaled_gradient, what_is_not_finite
-from amint.metrics import Measurement, summary
-from amint.mixing import ExternalStream, Mixture
+from amint.metrics import Measurement
+from amint.mixing import Mixture, plain_rows
+from amint.monitoring import Recent
 from amint.negatives import HardNegatives
 from amint.placement import check_attachable, place
 from amint.reach import Reach
@@ -104,7 +104,7 @@ class Auditable(Audit):
 
     Attributes:
         last: the losses of the last step, or None.
-        recent: the members of the latest steps, in batches, for :meth:`monitor`; clear it to start anew.
+        recent: the members of the latest steps, for :meth:`monitor`; clear it to start anew.
         mixture: where the "not a member" rows come from.
         balance: how the two losses become one.
         accounting: counts, among the facts, the updates of the model that the head saw and those that it did not.
@@ -124,7 +124,8 @@ class Auditable(Audit):
         # Logits of members, their views and the others; numbers of members and of views.
         self._step: tuple[Tensor, int, int] | None = None
         self._views = 0
-        self.recent: deque[Tensor] = deque()
+        self.recent = Recent(mixture.stream.n_reserved)
+        self._plain: Tensor | None = None
         self.last: StepLosses | None = None
         self._take_away = place(self.backbone, self.head)
         self._reach = Reach(self.backbone, self.head, through_trunk=trunk_gradient > 0)
@@ -177,6 +178,28 @@ class Auditable(Audit):
         self.facts["steps"] += 1
         return total
 
+    @contextmanager
+    def seen_as(self, plain: Tensor) -> Iterator[None]:
+        """Inside, the head sees these rows in place of those the model is called with: the members, not augmented.
+
+        The task trains on augmented rows, and a verification asks about plain ones::
+
+            with audit.seen_as(x):
+                loss = audit.loss(F.cross_entropy(model(augment(x)), y))
+
+        Args:
+            plain: ``[n, ...]``, the samples of the model's rows in their order, preprocessed in the same way.
+
+        Raises:
+            StepError: at the model's call, if these are not as many rows of the same kind.
+        """
+        self._plain = plain
+        self.facts["seen_as"] = "plain"
+        try:
+            yield
+        finally:
+            self._plain = None
+
     def paused(self) -> AbstractContextManager[None]:
         """Inside, training-mode forward passes are plain: no external rows, no head (warm-ups, probes)."""
         return self._hooks.paused()
@@ -190,18 +213,7 @@ class Auditable(Audit):
         Raises:
             UsageError: nothing was kept for it (``attach(monitor=...)``), or nothing was trained on yet.
         """
-        stream = self.mixture.stream
-        if stream.reserved is None or not self.recent:
-            raise UsageError(
-                "there is nothing to monitor: attach(monitor=1000) keeps that many external rows and recent member "
-                "rows for it (external data must be a dataset or a loader over one), and a step must have been trained"
-            )
-        inside = np.concatenate([self.scores(rows) for rows in self.recent])
-        with stream.own_randomness():
-            outside = self.scores(stream.reserved)
-        labels = np.r_[np.ones(len(inside), bool), np.zeros(len(outside), bool)]
-        threshold = float(np.quantile(outside, 1 - alpha, method="higher"))
-        return summary(np.r_[inside, outside], labels, threshold)
+        return self.recent.measured(self.scores, self.mixture.stream, alpha)
 
     def discard(self) -> None:
         """Forget a forward pass that will not be trained on (a skipped step)."""
@@ -266,26 +278,24 @@ class Auditable(Audit):
             )
         check_training_pass(self.balance, x.device)
         self.accounting.forward()
-        rows = self.mixture.rows(x)
-        views = self.mixture.views(x)
-        self.ledger.add("members", x)
+        members = x if self._plain is None else plain_rows(self._plain, x)
+        rows = self.mixture.rows(members)
+        views = self.mixture.views(members)
+        self.ledger.add("members", members)
         self.ledger.add("external", rows[0])
-        self._remember(x)
+        self.recent.add(members)
         self._views = len(views)
+        further = [views, *rows]
         if self._trunk_gradient > 0:
-            return torch.cat([views, *rows])
+            return torch.cat(further if self._plain is None else [members, *further])
         # A pass of its own leaves batch statistics, and so the model, as they would be without amint.
-        self._reached(prefix(self.backbone, self.taps, torch.cat([x, views, *rows])), len(x))
+        self._read(prefix(self.backbone, self.taps, torch.cat([members, *further])), len(members))
         return None
-
-    def _remember(self, members: Tensor) -> None:
-        most = self.mixture.stream.n_reserved
-        if most:
-            self.recent.append(members.detach().to("cpu", copy=True))
-            while sum(map(len, self.recent)) - len(self.recent[0]) >= most:
-                self.recent.popleft()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _reached(self, maps: Sequence[Tensor], members: int) -> None:
+        self._read(maps if self._plain is None else [x[members:] for x in maps], members)
+
+    def _read(self, maps: Sequence[Tensor], members: int) -> None:
         scaled = [scaled_gradient(x, self._trunk_gradient) for x in maps]
         self._step = (self.head(self._reach.watch(scaled)), members, self._views)

@@ -18,10 +18,11 @@ from amint.audit import Audit
 from amint.batches import Source, batches_of, inputs_of
 from amint.commitments import Commitment, announced
 from amint.errors import NonFiniteError, UsageError
+from amint.external import ExternalStream
 from amint.heads import HeadSize, new_head
 from amint.history import History, balanced_accuracy
 from amint.losses import membership_loss
-from amint.mixing import ExternalStream, Mixture
+from amint.mixing import Mixture
 from amint.negatives import HardNegatives
 from amint.seeding import isolated
 from amint.taps import prefix

@@ -16,7 +16,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from amint.mixing import ExternalStream
+from amint.external import ExternalStream
 
 
 class Sized(NoisyStream):

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amint.errors import NonFiniteError, StepError, UsageError
-from amint.mixing import ExternalStream, Mixture
+from amint.external import ExternalStream
+from amint.mixing import Mixture
 from amint.negatives import HardNegatives, one_pixel_shift
 
 ROWS = torch.randn(30, 1, 4, 4)

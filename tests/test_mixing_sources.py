@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import amint
 from amint.errors import UsageError
-from amint.mixing import ExternalStream
+from amint.external import ExternalStream
 
 WORKERS = {
     "indexed": lambda: DataLoader(Noisy(), batch_size=5, collate_fn=stack, num_workers=2),

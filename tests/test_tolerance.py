@@ -9,9 +9,10 @@ from toys import Net, images, labels, same, train
 
 import amint
 from amint.errors import NonFiniteError, UsageError
+from amint.external import ExternalStream
 from amint.losses import membership_loss
 from amint.metrics import auroc
-from amint.mixing import ExternalStream, Mixture
+from amint.mixing import Mixture
 from amint.negatives import HardNegatives
 from amint.tolerance import Reencoding, Tolerance
 
