@@ -18,6 +18,7 @@ import torch
 from common import Parts, Pool, Settings
 from PIL import Image
 from row import run_row
+from training import mirrored
 
 import amint
 from amint.datasets import faces, orl, record_io
@@ -41,16 +42,16 @@ class Casia(Settings):
 
 def pool(use: Casia) -> Pool:
     """The data set."""
-    mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
+    turned = amint.HardNegatives(amint.horizontal_flip, members=True)
     if use.orl:
         look = amint.Preprocessing(size=(64, 64), channels=1, mean=(0.45,), std=(0.19,))
         grey, labels = orl(use.data_root)
         images = torch.stack([look.pixels(Image.fromarray(image[0].numpy())) for image in grey])
-        return Pool(images, labels, look, mirrored)
+        return Pool(images, labels, look, turned, mirrored)
     packed = use.data_root.suffix == ".rec" or (use.data_root / "train.rec").is_file()
     found = record_io(use.data_root) if packed else faces(use.data_root, size=SIDE)
     look = amint.Preprocessing(size=(SIDE, SIDE), mean=(0.5,), std=(0.5,), interpolation="bicubic")
-    return Pool(found, found.labels, look, mirrored)
+    return Pool(found, found.labels, look, turned, mirrored)
 
 
 def main(use: Casia) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import cyclopts
 from common import Parts, Pool, Settings
 from row import run_row
+from training import mirrored
 
 import amint
 from amint.datasets import cifar10
@@ -44,8 +45,8 @@ class Cifar10(Settings):
 def pool(use: Settings) -> Pool:
     """The data set."""
     (images, labels), test = (cifar10(use.data_root, train=train) for train in (True, False))
-    mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
-    return Pool(images, labels, LOOK, mirrored, test=test)
+    turned = amint.HardNegatives(amint.horizontal_flip, members=True)
+    return Pool(images, labels, LOOK, turned, mirrored, test=test)
 
 
 def main(use: Cifar10) -> None:

@@ -35,6 +35,7 @@ class Settings:
     tap_lr: float = 5e-4
     head_lr: float = 1e-3
     label_smoothing: float = 0.1
+    augment: bool = True
     batch: int = 64
     ratio: float = 1.0
     most_unseen: int = 10_000
@@ -75,19 +76,21 @@ class Pool:
     labels: Tensor
     look: amint.Preprocessing
     negatives: amint.HardNegatives | Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor], Tensor]
     groups: Tensor | None = None
     test: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The rows by role, and what makes further "not a member" rows of them."""
+    """The rows by role, what makes further "not a member" rows of them, and what the task trains on."""
 
     members: Rows
     external: Rows
     calibration: Rows
     unseen: Rows
     negatives: amint.HardNegatives | Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor], Tensor]
 
     @classmethod
     def of(cls, use: Settings, pool: Pool) -> Self:
@@ -116,6 +119,7 @@ class Parts:
             source.take(one_each(outside.calibration, alone, use.seed)),
             source.take(one_each(outside.unseen, alone, use.seed)[: use.most_unseen]),
             pool.negatives,
+            pool.augment if use.augment else plainly,
         )
 
     def network(self, use: Settings) -> nn.Module:
@@ -134,6 +138,11 @@ class Parts:
                 module.reset_parameters()
         network: nn.Module = model.to(use.device).to(memory_format=torch.channels_last)
         return network
+
+
+def plainly(x: Tensor) -> Tensor:
+    """No augmentation, as in the paper."""
+    return x
 
 
 def one_each(rows: Sequence[int], groups: Tensor | None, seed: int) -> Sequence[int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import cyclopts
 from common import Parts, Pool, Settings
 from row import run_row
+from training import jittered
 
 import amint
 from amint.datasets import gtsrb
@@ -47,7 +48,7 @@ def pool(use: Settings) -> Pool:
         test = gtsrb(use.data_root, train=False, size=SIDE)[:2]
     except InputError:  # the subset has no test images: unseen signs are those that no role took
         test = None
-    return Pool(images, labels, LOOK, amint.HardNegatives(amint.one_pixel_shift), tracks, test)
+    return Pool(images, labels, LOOK, amint.one_pixel_shift, jittered, tracks, test)
 
 
 def main(use: Gtsrb) -> None:

@@ -93,7 +93,7 @@ def main(use: Sweep) -> None:
         one = replace(use, seed=seed)
         parts = Parts.of(one, data)
         network = parts.network(one)
-        train(network, parts.members, one)
+        train(network, parts.members, one, parts.augment)
         plain.append(accuracy(network, parts.unseen))
         for name, balance in balances().items():
             audit, right = audited(one, parts, balance)

@@ -18,6 +18,7 @@ from common import Parts, Pool, Settings
 from PIL import Image
 from row import run_row
 from torch import Tensor
+from training import jittered
 
 import amint
 from amint.datasets import mnist
@@ -53,7 +54,7 @@ class Mnist(Settings):
 def pool(use: Settings) -> Pool:
     """The data set."""
     (images, labels), test = (enlarged(*mnist(use.data_root, train=train)) for train in (True, False))
-    return Pool(images, labels, LOOK, amint.one_pixel_shift, test=test)
+    return Pool(images, labels, LOOK, amint.one_pixel_shift, jittered, test=test)
 
 
 def main(use: Mnist) -> None:

@@ -39,7 +39,7 @@ def audited(use: Settings, parts: Parts, balance: Balances) -> tuple[amint.Audit
         negatives=parts.negatives if use.hard_negatives else None,
         seed=use.seed,
     )
-    train(model, parts.members, use, audit)
+    train(model, parts.members, use, parts.augment, audit)
     audit.calibrate(parts.calibration)
     return audit, accuracy(model, parts.unseen)
 
@@ -53,7 +53,7 @@ def run_row(use: Settings, parts: Parts, paper: Mapping[str, tuple[float, float]
         seconds[name] = round(time.perf_counter() - began - sum(seconds.values()), 1)
 
     plain = parts.network(use)
-    train(plain, parts.members, use)
+    train(plain, parts.members, use, parts.augment)
     lap("plain")
     audit, audited_accuracy = audited(use, parts, amint.NormalisedByFirst(mint=use.lambda_))
     lap("audited")

@@ -14,6 +14,7 @@ from pathlib import Path
 import cyclopts
 from common import Parts, Pool, Settings
 from row import run_row
+from training import mirrored
 
 import amint
 from amint.datasets import tiny_imagenet
@@ -39,8 +40,8 @@ class TinyImagenet(Settings):
 def pool(use: Settings) -> Pool:
     """The data set."""
     (images, labels), test = (tiny_imagenet(use.data_root, train=train, workers=2) for train in (True, False))
-    mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
-    return Pool(images, labels, LOOK, mirrored, test=test)
+    turned = amint.HardNegatives(amint.horizontal_flip, members=True)
+    return Pool(images, labels, LOOK, turned, mirrored, test=test)
 
 
 def main(use: TinyImagenet) -> None:
