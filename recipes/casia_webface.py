@@ -50,7 +50,8 @@ def pool(use: Casia) -> Pool:
         return Pool(images, labels, look, turned, mirrored)
     packed = use.data_root.suffix == ".rec" or (use.data_root / "train.rec").is_file()
     found = record_io(use.data_root) if packed else faces(use.data_root, size=SIDE)
-    look = amint.Preprocessing(size=(SIDE, SIDE), mean=(0.5,), std=(0.5,), interpolation="bicubic")
+    _, height, width = found[0][0].shape
+    look = amint.Preprocessing(size=(height, width), mean=(0.5,), std=(0.5,), interpolation="bicubic")
     return Pool(found, found.labels, look, turned, mirrored)
 
 

@@ -49,7 +49,7 @@ class Rows:
         return replace(self, numbers=numbers)
 
     def shuffled(self, batch: int) -> Rows:
-        return replace(self, batch=batch, shuffle=True)
+        return replace(self, batch=min(batch, self.n), shuffle=True)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         numbers = torch.tensor(self.numbers)
@@ -59,7 +59,7 @@ class Rows:
                 yield self._input(pixels), labels.to(self.device)
             return
         if self.shuffle:  # a short last batch would spoil the batch statistics
-            numbers = numbers[torch.randperm(len(numbers))[: max(1, self.n // self.batch) * self.batch]]
+            numbers = numbers[torch.randperm(self.n)[: self.n // self.batch * self.batch]]
         for rows in numbers.split(self.batch):
             yield self._input(self.images[rows.to(self.images.device)]), self.labels[rows].to(self.device)
 
@@ -105,13 +105,14 @@ def train(
     ]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    batches = members.shuffled(use.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], use.epochs * max(1, members.n // use.batch)
+        optimizer, [group["lr"] for group in groups], use.epochs * (members.n // batches.batch)
     )
     torch.manual_seed(use.seed)
     for _ in track(range(use.epochs), "plain" if audit is None else "audited", transient=True):
         model.train()
-        for x, y in members.shuffled(use.batch):
+        for x, y in batches:
             optimizer.zero_grad()
             with (
                 torch.autocast(torch.device(use.device).type, torch.bfloat16, enabled=use.precision == "bf16"),
