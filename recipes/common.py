@@ -32,7 +32,7 @@ class Settings:
     epochs: int = 10
     lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
     lr: float = 4e-3
-    tap_lr: float = 5e-4
+    tap_lr: float = 1e-3
     head_lr: float = 1e-3
     label_smoothing: float = 0.1
     augment: bool = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cyclopts
 import torch
@@ -23,8 +24,8 @@ from training import jittered
 import amint
 from amint.datasets import mnist
 
-# Larger than the digits are: networks of this kind halve their maps five times.
-LOOK = amint.Preprocessing(size=(48, 48), channels=1, mean=(0.1307,), std=(0.3081,))
+# Larger than the digits are: five halvings leave a map of 2 x 2 instead of a single cell.
+LOOK = amint.Preprocessing(size=(36, 36), channels=1, mean=(0.1307,), std=(0.3081,))
 PAPER = {
     "mobilenet entry": (0.86, 0.96), "mobilenet middle": (0.88, 0.92), "mobilenet output": (0.82, 0.90),
     "resnet50 entry": (0.83, 0.97), "resnet50 middle": (0.82, 0.97), "resnet50 output": (0.80, 0.90),
@@ -48,6 +49,9 @@ class Mnist(Settings):
     members: int = 5000
     external: int = 10_000
     calibration: int = 5000
+    epochs: int = 14
+    ratio: float = 2.0
+    lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 0.3
     out: Path = Path("runs/mnist")
 
 
