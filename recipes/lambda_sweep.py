@@ -48,7 +48,7 @@ def balances() -> dict[str, Balances]:
     """What is compared; each run needs a balance of its own."""
     return {
         **{f"lambda {weight:g}": amint.NormalisedByFirst(mint=weight) for weight in WEIGHTS},
-        **{name: amint.ConflictAverse(name) for name in AVERSE},
+        **{name: amint.ConflictAverse(name, of=amint.NormalisedByFirst(mint=1)) for name in AVERSE},
         "uncertainty": amint.UncertaintyWeighting(),
         "gradnorm": amint.GradNorm(),
     }

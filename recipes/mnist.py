@@ -49,7 +49,7 @@ class Mnist(Settings):
     members: int = 5000
     external: int = 10_000
     calibration: int = 5000
-    epochs: int = 14
+    epochs: int = 10
     ratio: float = 2.0
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 0.3
     out: Path = Path("runs/mnist")
