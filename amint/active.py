@@ -142,8 +142,7 @@ class Auditable(Audit):
         Raises:
             StepError: the model was not called, or called twice, in training mode since the last call.
             NonFiniteError: a loss is NaN or infinite.
-            UsageError: the optimizer does not move the head, the loss does not reach it, or the balance is one of
-                gradients.
+            UsageError: no optimizer moves the head, the loss does not reach it, or the balance is one of gradients.
         """
         return self._balanced(task, combining(self.balance))
 

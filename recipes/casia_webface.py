@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cyclopts
 import torch
-from common import Parts, Pool, Settings
+from common import Pool, Settings
 from PIL import Image
 from row import run_row
 from training import mirrored
@@ -57,8 +57,7 @@ def pool(use: Casia) -> Pool:
 
 def main(use: Casia) -> None:
     """Train, audit, measure on unseen faces, print and save the row."""
-    use = use.budget()
-    run_row(use, Parts.of(use, pool(use)), PAPER)
+    run_row(use, pool(use), PAPER)
 
 
 if __name__ == "__main__":

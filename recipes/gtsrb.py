@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cyclopts
-from common import Parts, Pool, Settings
+from common import Pool, Settings
 from row import run_row
 from training import jittered
 
@@ -53,8 +53,7 @@ def pool(use: Settings) -> Pool:
 
 def main(use: Gtsrb) -> None:
     """Train, audit, measure on unseen signs, print and save the row."""
-    use = use.budget()
-    run_row(use, Parts.of(use, pool(use)), PAPER)
+    run_row(use, pool(use), PAPER)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import cyclopts
 import torch
-from common import Parts, Pool, Settings
+from common import Pool, Settings
 from PIL import Image
 from row import run_row
 from torch import Tensor
@@ -63,8 +63,7 @@ def pool(use: Settings) -> Pool:
 
 def main(use: Mnist) -> None:
     """Train, audit, measure on the official test images, print and save the row."""
-    use = use.budget()
-    run_row(use, Parts.of(use, pool(use)), PAPER)
+    run_row(use, pool(use), PAPER)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Parts, Settings
+from common import Parts, Pool, Settings
 from rich.console import Console
 from rich.table import Table
 from training import accuracy, train
@@ -30,22 +30,23 @@ Balances = amint.Balance | amint.GradientBalance
 def audited(use: Settings, parts: Parts, balance: Balances) -> tuple[amint.Auditable, float]:
     """The network trained with its MINT head and calibrated, and its accuracy on unseen rows."""
     model = parts.network(use)
-    audit = amint.attach(
-        model,
-        external=parts.external.shuffled(256),
-        split=use.taps(),
-        balance=balance,
-        ratio=use.ratio,
-        negatives=parts.negatives if use.hard_negatives else None,
-        seed=use.seed,
-    )
+    audit = amint.attach(model, balance=balance, **head_of(use, parts))
     train(model, parts.members, use, parts.augment, audit)
     audit.calibrate(parts.calibration)
     return audit, accuracy(model, parts.unseen)
 
 
-def run_row(use: Settings, parts: Parts, paper: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+def head_of(use: Settings, parts: Parts) -> dict[str, Any]:
+    """What the head is told, whether it learns along with the network or afterwards."""
+    external = parts.external.shuffled(256)
+    split, negatives = use.taps(), parts.negatives if use.hard_negatives else None
+    return {"external": external, "split": split, "ratio": use.ratio, "negatives": negatives, "seed": use.seed}
+
+
+def run_row(use: Settings, pool: Pool, paper: Mapping[str, tuple[float, float]]) -> None:
     """Train twice, measure, print and save the row; ``paper`` has MINT and audited accuracy by "family split"."""
+    use = use.budget()
+    parts = Parts.of(use, pool)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -57,17 +58,8 @@ def run_row(use: Settings, parts: Parts, paper: Mapping[str, tuple[float, float]
     lap("plain")
     audit, audited_accuracy = audited(use, parts, amint.NormalisedByFirst(mint=use.lambda_))
     lap("audited")
-    registered = amint.register(
-        plain,
-        parts.members.shuffled(use.batch),
-        parts.external.shuffled(256),
-        split=use.taps(),
-        epochs=use.epochs,
-        lr=use.head_lr,
-        ratio=use.ratio,
-        negatives=parts.negatives if use.hard_negatives else None,
-        seed=use.seed,
-    )
+    told = parts.members.shuffled(use.batch)
+    registered = amint.register(plain, told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
     registered.calibrate(parts.calibration)
     lap("registered")
     taps = [point.name for point in audit.points]
@@ -94,7 +86,6 @@ def run_row(use: Settings, parts: Parts, paper: Mapping[str, tuple[float, float]
     (use.out / "row.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
     audit.save(use.out / "model.amint", preprocessing=parts.members.look)
     show(row)
-    return row
 
 
 def listed(parts: Parts) -> dict[str, Measurement]:
