@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from amint.errors import UsageError
 from amint.intervals import Interval
 from amint.lower_bound import EpsilonBound
 from amint.metrics import LOW_FPRS, Measurement, tpr_name
-from amint.result_files import cell, read_result, write_result
+from amint.result_files import as_csv, as_json, read_result, write_result
 
 __all__ = ["COMPARISON_SCHEMA", "METRICS", "TRAINED_IN", "AttackControl", "AttackResult", "Comparison"]
 
@@ -185,10 +183,26 @@ class Comparison:
         )
         return f"{said} It holds if chance decided which samples became members, for the replacement of one sample."
 
+    def values(self) -> dict[str, Any]:
+        """Everything, and what follows from it, by name."""
+        head = {"schema": COMPARISON_SCHEMA, "warning": self.warning(), "sentence": self.sentence()}
+        return head | {part.name: getattr(self, part.name) for part in fields(self)}
+
+    def lines(self) -> Iterator[list[Any]]:
+        """One line an attack, in the order asked for, after the headings; the controls' verdict is in every line."""
+        figures = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
+        last = ["epsilon", "forward_passes", "seconds", "reason", "note", "warning"]
+        yield ["attack", "family", *figures, *last]
+        for r in self.attacks:
+            found: list[Any] = [v for m in r.measurements for v in (m.value, m.interval.low, m.interval.high)]
+            notes = [f"{m.name} {m.note}" for m in r.measurements if m.note]
+            cells = [r.name, r.family, *(found or [None] * len(figures)), r.epsilon.value if r.epsilon else None]
+            texts = [r.reason, "; ".join([*([r.note] if r.note else []), *notes]), self.warning()]
+            yield [*cells, r.forward_passes, r.seconds, *texts]
+
     def to_json(self) -> str:
         """One JSON object, numbers exact."""
-        head = {"schema": COMPARISON_SCHEMA, "warning": self.warning(), "sentence": self.sentence()}
-        return json.dumps(head | asdict(self), indent=1, allow_nan=False)
+        return as_json(self)
 
     @staticmethod
     def from_json(text: str) -> Comparison:
@@ -211,18 +225,7 @@ class Comparison:
 
     def to_csv(self) -> str:
         """One line an attack, in the order asked for; the controls' verdict is in every line."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        figures = [f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")]
-        last = ["epsilon", "forward_passes", "seconds", "reason", "note", "warning"]
-        writer.writerow(["attack", "family", *figures, *last])
-        for r in self.attacks:
-            found: list[Any] = [v for m in r.measurements for v in (m.value, m.interval.low, m.interval.high)]
-            notes = [f"{m.name} {m.note}" for m in r.measurements if m.note]
-            cells = [r.name, r.family, *(found or [None] * len(figures)), r.epsilon.value if r.epsilon else None]
-            texts = [r.reason, "; ".join([*([r.note] if r.note else []), *notes]), self.warning()]
-            writer.writerow([cell(value) for value in [*cells, r.forward_passes, r.seconds, *texts]])
-        return text.getvalue()
+        return as_csv(self)
 
     def write(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``comparison.json`` and ``comparison.csv`` into a folder, made if need be."""

@@ -5,18 +5,15 @@ The three decisions are ``used``, ``no evidence`` and ``cannot tell``; never "no
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from amint import wording
 from amint.errors import UsageError
 from amint.findings import Control, Provenance, SetTest
-from amint.result_files import cell, read_result, write_result
+from amint.result_files import as_csv, as_json, read_result, write_result
 
 __all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Provenance", "SetTest", "Verdict", "by_rank"]
 
@@ -122,8 +119,8 @@ class Verdict:
         """The verdict in plain words, with its uncertainty."""
         return wording.sentence(self)
 
-    def to_json(self) -> str:
-        """One JSON object, numbers exact."""
+    def values(self) -> dict[str, Any]:
+        """Everything, and what follows from it, by name."""
         counts = {
             "submitted": len(self.items),
             "judged": len(self.judged),
@@ -132,8 +129,19 @@ class Verdict:
             "used": self.used,
         }
         said = {"sentence": self.sentence(), "contradiction": self.contradiction}
-        values = {"schema": SCHEMA, **said, "counts": counts} | asdict(self)
-        return json.dumps(values, indent=1, allow_nan=False)
+        return {"schema": SCHEMA, **said, "counts": counts} | {
+            part.name: getattr(self, part.name) for part in fields(self)
+        }
+
+    def lines(self) -> Iterator[list[Any]]:
+        """One line a submitted file, after the headings."""
+        names = [part.name for part in fields(Evidence)]
+        yield list(names)
+        yield from ([getattr(item, name) for name in names] for item in self.items)
+
+    def to_json(self) -> str:
+        """One JSON object, numbers exact."""
+        return as_json(self)
 
     @staticmethod
     def from_json(text: str) -> Verdict:
@@ -160,13 +168,7 @@ class Verdict:
 
     def to_csv(self) -> str:
         """One line a submitted file."""
-        text = io.StringIO()
-        # All text in quotes: a lone carriage return would otherwise end a line.
-        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        names = list(Evidence.__dataclass_fields__)
-        writer.writerow(names)
-        writer.writerows([cell(getattr(item, name)) for name in names] for item in self.items)
-        return text.getvalue()
+        return as_csv(self)
 
     def write(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``verdict.json`` and ``verdict.csv`` into a folder, made if need be."""

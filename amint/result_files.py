@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 from amint.errors import UsageError
 
-__all__ = ["cell", "read_result", "write_result"]
+__all__ = ["as_csv", "as_json", "read_result", "write_result"]
 
 # The wide forms of these characters begin a formula too, in some languages.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class _Result(Protocol):
-    def to_json(self) -> str: ...
+    def values(self) -> dict[str, Any]:
+        """What goes into the JSON object; dataclasses in it become objects one by one."""
 
-    def to_csv(self) -> str: ...
+    def lines(self) -> Iterable[Sequence[Any]]:
+        """What goes into the CSV file, headings first."""
 
 
 R = TypeVar("R", bound=_Result)
@@ -44,7 +49,7 @@ def read_result(text: str, kind: str, schema: int, build: Callable[[dict[str, An
             )
         result = build(data)
         # NaN is no JSON, though Python reads it.
-        result.to_json()
+        as_json(result)
     except UsageError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -53,15 +58,42 @@ def read_result(text: str, kind: str, schema: int, build: Callable[[dict[str, An
 
 
 def write_result(result: _Result, kind: str, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``<kind>.json`` and ``<kind>.csv`` into a folder, made if need be."""
+    """Write ``<kind>.json`` and ``<kind>.csv`` into a folder, made if need be; neither is ever whole in memory."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{kind}.json", folder / f"{kind}.csv"
-    for path, text in zip(paths, (result.to_json(), result.to_csv()), strict=True):
-        path.write_text(text, encoding="utf-8")
+    for path, write in zip(paths, (_write_json, _write_csv), strict=True):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            write(result, file)
     return paths
 
 
-def cell(value: Any) -> Any:
+def as_json(result: _Result) -> str:
+    """One JSON object, numbers exact."""
+    return _text(_write_json, result)
+
+
+def as_csv(result: _Result) -> str:
+    """One line a row, headings first."""
+    return _text(_write_csv, result)
+
+
+def _text(write: Callable[[_Result, TextIO], None], result: _Result) -> str:
+    text = io.StringIO()
+    write(result, text)
+    return text.getvalue()
+
+
+def _write_json(result: _Result, file: TextIO) -> None:
+    json.dump(result.values(), file, indent=1, allow_nan=False, default=asdict)
+
+
+def _write_csv(result: _Result, file: TextIO) -> None:
+    # All text in quotes: a lone carriage return would otherwise end a line.
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerows([_cell(value) for value in line] for line in result.lines())
+
+
+def _cell(value: Any) -> Any:
     """A value for a CSV cell; file names come from strangers, and an attack of one's own may be called anything."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

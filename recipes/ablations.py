@@ -1,4 +1,4 @@
-"""What matters: where the network is tapped, one tap or two, how much external data, hard negatives.
+"""What matters: where the network is tapped, how much external data, and every lever on head, loss and judging.
 
     python recipes/ablations.py --data-root DATA            # CIFAR-10, see recipes/cifar10.py
     python recipes/ablations.py --data-root DATA --seeds 3
@@ -9,21 +9,21 @@ Each line changes one thing of the first line; all see the same members and the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cyclopts
 import numpy as np
+import torch
 from cifar10 import Cifar10, pool
-from common import Parts
-from rich.console import Console
-from rich.table import Table
-from row import audited
+from common import Parts, Pool, Settings
+from repeated import Audited, Line, registered, repeated, show
+from row import head_of
+from torch import Tensor
 
 import amint
-
-KEYS = ("accuracy", "balanced_accuracy", "auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")
+from amint.metrics import Measurement, summary
 
 
 @cyclopts.Parameter(name="*")
@@ -34,47 +34,86 @@ class Ablations(Cifar10):
     arch: str = "resnet10t"
     members: int = 1000
     external: int = 2000
-    epochs: int = 12
+    epochs: int = 24
     seeds: int = 1
     out: Path = Path("runs/ablations")
 
 
-def changes(use: Ablations, taps: list[str]) -> dict[str, Ablations]:
+def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
     """What is compared; ``taps`` are those of the entry split."""
     return {
-        f"entry ({' and '.join(taps)})": use,
-        "middle": replace(use, split="middle"),
-        "output": replace(use, split="output"),
-        **{f"one tap ({tap})": replace(use, split=tap) for tap in taps},
-        "half the external data": replace(use, external=use.members // 2),
-        "as much external data as members": replace(use, external=use.members),
-        "twice as many external rows a step": replace(use, ratio=2 * use.ratio),
-        "no hard negatives": replace(use, hard_negatives=False),
+        f"entry ({' and '.join(taps)})": Audited(),
+        "trained plainly, registered afterwards": registered,
+        "middle": Audited({"split": "middle"}),
+        "output": Audited({"split": "output"}),
+        **{f"one tap ({tap})": Audited({"split": tap}) for tap in taps},
+        "half as much external data as members": Audited({"external": use.members // 2}),
+        "as much external data as members": Audited({"external": use.members}),
+        "twice as many external rows a step": Audited({"ratio": 2 * use.ratio}),
+        "no hard negatives": Audited({"hard_negatives": False}),
+        "trunk gradient 0": Audited(balance=amint.Weighted, attach={"trunk_gradient": 0.0}),
+        "trunk gradient 0.3": Audited(attach={"trunk_gradient": 0.3}),
+        "head twice as wide": Audited(attach={"head": amint.HeadSize(width=128, hidden=256)}),
+        "head that pools to 2 x 2": Audited(attach={"head": amint.HeadSize(pool=2)}),
+        "head that pools to 8 x 8": Audited(attach={"head": amint.HeadSize(pool=8)}),
+        "no label smoothing": Audited({"label_smoothing": 0.0}),
+        "no augmentation": Audited({"augment": False}),
+        "taps as fast as the rest": Audited({"tap_lr": use.lr}),
+        "running average of weights": Audited(averaged=0.99),
+        "batch statistics of members alone": Audited(finish=member_statistics),
+        "a new head on the finished network": Audited(finish=new_head),
+        "judged by five views": Audited(judged=by(of_views)),
+        "judged against the mirror image": Audited(judged=by(against_mirror)),
     }
 
 
+def member_statistics(_: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:
+    """Running statistics of batch normalisation from members alone, without the external rows."""
+    with audit.paused():
+        torch.optim.swa_utils.update_bn([x for x, _ in parts.members], audit.backbone)
+    return audit
+
+
+def new_head(use: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:
+    """A head trained from its beginning on the finished audited network."""
+    told = parts.members.shuffled(use.batch)
+    return amint.register(audit.detach(), told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
+
+
+def of_views(audit: amint.Audit, x: Tensor) -> Tensor:
+    """The mean score of the images and of themselves moved by a pixel each way."""
+    moved = [x.roll(step, axis) for axis in (-1, -2) for step in (-1, 1)]
+    return torch.stack([audit.score(view) for view in (x, *moved)]).mean(0)
+
+
+def against_mirror(audit: amint.Audit, x: Tensor) -> Tensor:
+    """By how much the image scores higher than its mirror image."""
+    return audit.score(x) - audit.score(x.flip(-1))
+
+
+def by(score: Callable[[amint.Audit, Tensor], Tensor]) -> Callable[[Parts, amint.Audit], Mapping[str, Measurement]]:
+    """Figures of another score than the head's own."""
+
+    def judged(parts: Parts, audit: amint.Audit) -> Mapping[str, Measurement]:
+        known, inside, outside = (
+            np.concatenate([score(audit, x).double().cpu().numpy() for x, _ in rows])
+            for rows in (parts.calibration, parts.members, parts.unseen)
+        )
+        labels = np.arange(len(inside) + len(outside)) < len(inside)
+        return summary(np.concatenate([inside, outside]), labels, amint.Calibration(known).threshold(0.05))
+
+    return judged
+
+
 def main(use: Ablations) -> None:
-    """Train every change with every seed; print and save means over the seeds."""
+    """Train every line with every seed; print and save means over the seeds."""
     use = use.budget()
-    data = pool(use)
+    data: Pool = pool(use)
     probe = Parts.of(use, data)
     taps = [point.name for point in amint.attach(probe.network(use), external=probe.external).points]
-    runs: list[dict[str, Any]] = []
-    for seed in range(use.seed, use.seed + use.seeds):
-        for name, changed in changes(use, taps).items():
-            one = replace(changed, seed=seed)
-            # Drawn with the most external rows, so that members and unseen rows are the same in every line.
-            parts = Parts.of(replace(one, external=use.external), data)
-            parts = replace(parts, external=parts.external.take(parts.external.numbers[: one.external]))
-            audit, right = audited(one, parts, amint.NormalisedByFirst(mint=use.lambda_))
-            found = audit.evaluate(parts.members, parts.unseen)
-            runs.append({"change": name, "seed": seed, "accuracy": right} | {key: found[key].value for key in KEYS[1:]})
-    table = Table("", *KEYS, title=f"{use.arch}, {use.members:,} members, {use.external:,} external, {use.seeds} seeds")
-    for name in changes(use, taps):
-        table.add_row(name, *(f"{np.mean([run[key] for run in runs if run['change'] == name]):.3f}" for key in KEYS))
-    Console().print(table)
-    use.out.mkdir(parents=True, exist_ok=True)
-    (use.out / "ablations.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
+    found = repeated(lines(use, taps), use, data, use.seeds, use.out)
+    show(f"{use.arch}, {use.members:,} members, {use.external:,} external, {use.seeds} seeds", found)
+    (use.out / "ablations.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

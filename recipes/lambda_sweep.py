@@ -10,23 +10,22 @@ figures; its knee is the point furthest above the line between the front's ends,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cyclopts
 import matplotlib.pyplot as plt
 import numpy as np
 from cifar10 import Cifar10, pool
-from common import Parts
+from repeated import Audited, Figures, Line, registered, repeated, show
 from rich.console import Console
-from rich.table import Table
-from row import Balances, audited
-from training import accuracy, train
+from row import Balances
 
 import amint
 
+PLAIN = "trained plainly, registered afterwards"
 WEIGHTS = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 AVERSE = ("upgrad", "cagrad", "pcgrad", "mgda", "imtl_g", "aligned_mtl", "nash_mtl")
 
@@ -38,20 +37,26 @@ class Sweep(Cifar10):
 
     arch: str = "resnet10t"
     members: int = 1000
-    external: int = 1500
-    epochs: int = 12
+    external: int = 2000
+    epochs: int = 24
     seeds: int = 1
     out: Path = Path("runs/lambda_sweep")
 
 
-def balances() -> dict[str, Balances]:
-    """What is compared; each run needs a balance of its own."""
+def lines() -> dict[str, Line]:
+    """What is compared."""
     return {
-        **{f"lambda {weight:g}": amint.NormalisedByFirst(mint=weight) for weight in WEIGHTS},
-        **{name: amint.ConflictAverse(name, of=amint.NormalisedByFirst(mint=1)) for name in AVERSE},
-        "uncertainty": amint.UncertaintyWeighting(),
-        "gradnorm": amint.GradNorm(),
+        PLAIN: registered,
+        **{f"lambda {weight:g}": Audited({"lambda_": weight}) for weight in WEIGHTS},
+        **{name: Audited(balance=partial(averse, name)) for name in AVERSE},
+        "uncertainty": Audited(balance=amint.UncertaintyWeighting),
+        "gradnorm": Audited(balance=amint.GradNorm),
     }
+
+
+def averse(name: str) -> Balances:
+    """Gradients of both losses, each divided by its first value, put together without conflict."""
+    return amint.ConflictAverse(name, of=amint.NormalisedByFirst(mint=1))
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -62,60 +67,42 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def knee(points: Sequence[tuple[float, float]]) -> int | None:
     """The place on a front that stands out most from the line between its ends; None without a bend."""
-    if len(points) < 3:
+    spans = np.ptp(points, axis=0)
+    if len(points) < 3 or not spans.all():
         return None
-    scaled = (np.array(points) - np.min(points, axis=0)) / np.ptp(points, axis=0)
-    return int(scaled.sum(axis=1).argmax())
+    return int(((np.array(points) - np.min(points, axis=0)) / spans).sum(axis=1).argmax())
 
 
-def plot(rows: Sequence[dict[str, Any]], plain: float, best: Sequence[int], out: Path) -> None:
+def plot(found: Mapping[str, Figures], best: Sequence[str], out: Path) -> None:
     """Accuracy against balanced accuracy, a point a balance."""
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for row in rows:
-        place = (row["accuracy"], row["balanced_accuracy"])
-        mark, colour = ("o", "#0072b2") if row["balance"].startswith("lambda") else ("^", "#d55e00")
-        axes.plot(*place, mark, c=colour)
-        axes.annotate(row["balance"], place, (4, 4), textcoords="offset points", size=7)
-    axes.plot(*np.array([(rows[i]["accuracy"], rows[i]["balanced_accuracy"]) for i in best]).T, c="grey", lw=1)
-    axes.axvline(plain, ls=":", c="black", label="trained plainly")
+    for name, figures in found.items():
+        mark, colour = ("o", "#0072b2") if name.startswith("lambda") else ("^", "#d55e00")
+        axes.plot(*place(figures), mark, c="black" if name == PLAIN else colour)
+        axes.annotate(name, place(figures), (4, 4), textcoords="offset points", size=7)
+    axes.plot(*np.array([place(found[name]) for name in best]).T, c="grey", lw=1)
+    axes.axvline(found[PLAIN]["accuracy"], ls=":", c="black")
     axes.set(xlabel="accuracy of the network's task", ylabel="balanced accuracy of MINT")
-    axes.legend()
     figure.savefig(out, dpi=150)
     plt.close(figure)
 
 
+def place(figures: Figures) -> tuple[float, float]:
+    """Where a line stands: accuracy, balanced accuracy."""
+    return figures["accuracy"], figures["balanced_accuracy"]
+
+
 def main(use: Sweep) -> None:
-    """Train every balance with every seed; print, plot and save means over the seeds."""
+    """Train every line with every seed; print, plot and save means over the seeds."""
     use = use.budget()
-    data, plain = pool(use), []
-    runs: list[dict[str, Any]] = []
-    for seed in range(use.seed, use.seed + use.seeds):
-        one = replace(use, seed=seed)
-        parts = Parts.of(one, data)
-        network = parts.network(one)
-        train(network, parts.members, one, parts.augment)
-        plain.append(accuracy(network, parts.unseen))
-        for name, balance in balances().items():
-            audit, right = audited(one, parts, balance)
-            measured = audit.evaluate(parts.members, parts.unseen)
-            figures = {key: measured[key].value for key in ("balanced_accuracy", "auroc", "tpr_at_fpr_0.01")}
-            runs.append({"balance": name, "seed": seed, "accuracy": right, **figures})
-    keys = ("accuracy", "balanced_accuracy", "auroc", "tpr_at_fpr_0.01")
-    rows: list[dict[str, Any]] = []
-    table = Table("balance", *keys, title=f"{use.members:,} members, {use.seeds} seeds, plain {np.mean(plain):.3f}")
-    for name in balances():
-        mean = {key: float(np.mean([run[key] for run in runs if run["balance"] == name])) for key in keys}
-        rows.append({"balance": name, **mean})
-        table.add_row(name, *(f"{mean[key]:.3f}" for key in keys))
-    Console().print(table)
-    best = front([(row["accuracy"], row["balanced_accuracy"]) for row in rows])
-    bend = knee([(rows[i]["accuracy"], rows[i]["balanced_accuracy"]) for i in best])
-    names = [str(rows[i]["balance"]) for i in best]
-    Console().print(f"Pareto front: {', '.join(names)}; its knee: {None if bend is None else names[bend]}")
-    found = {"members": use.members, "plain_accuracy": float(np.mean(plain)), "rows": rows, "runs": runs}
-    use.out.mkdir(parents=True, exist_ok=True)
+    found = repeated(lines(), use, pool(use), use.seeds, use.out)
+    show(f"{use.arch}, {use.members:,} members, {use.seeds} seeds", found)
+    joint = [name for name in found if name != PLAIN]
+    best = [joint[i] for i in front([place(found[name]) for name in joint])]
+    bend = knee([place(found[name]) for name in best])
+    Console().print(f"Pareto front: {', '.join(best)}; its knee: {None if bend is None else best[bend]}")
     (use.out / "lambda_sweep.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    plot(rows, float(np.mean(plain)), best, use.out / "lambda_sweep.png")
+    plot(found, best, use.out / "lambda_sweep.png")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 from common import Parts, Pool, Settings
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from training import accuracy, train
 
 import amint
@@ -27,13 +28,13 @@ FAMILIES = ("mobilenet", "resnet50", "resnet101", "densenet121", "xception", "vi
 Balances = amint.Balance | amint.GradientBalance
 
 
-def audited(use: Settings, parts: Parts, balance: Balances) -> tuple[amint.Auditable, float]:
-    """The network trained with its MINT head and calibrated, and its accuracy on unseen rows."""
-    model = parts.network(use)
-    audit = amint.attach(model, balance=balance, **head_of(use, parts))
-    train(model, parts.members, use, parts.augment, audit)
-    audit.calibrate(parts.calibration)
-    return audit, accuracy(model, parts.unseen)
+def attached(
+    use: Settings, parts: Parts, model: nn.Module, balance: Balances | None = None, **changes: Any
+) -> amint.Auditable:
+    """The network with its MINT head; ``changes`` are arguments of ``amint.attach`` that differ."""
+    if balance is None:
+        balance = amint.NormalisedByFirst(mint=use.lambda_)
+    return amint.attach(model, balance=balance, **head_of(use, parts) | changes)
 
 
 def head_of(use: Settings, parts: Parts) -> dict[str, Any]:
@@ -56,7 +57,10 @@ def run_row(use: Settings, pool: Pool, paper: Mapping[str, tuple[float, float]])
     plain = parts.network(use)
     train(plain, parts.members, use, parts.augment)
     lap("plain")
-    audit, audited_accuracy = audited(use, parts, amint.NormalisedByFirst(mint=use.lambda_))
+    model = parts.network(use)
+    audit = attached(use, parts, model)
+    train(model, parts.members, use, parts.augment, audit)
+    audit.calibrate(parts.calibration)
     lap("audited")
     told = parts.members.shuffled(use.batch)
     registered = amint.register(plain, told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
@@ -77,7 +81,7 @@ def run_row(use: Settings, pool: Pool, paper: Mapping[str, tuple[float, float]])
         "taps": taps,
         "head_parameter_share": round(audit.parameter_share, 4),
         "plain_accuracy": accuracy(plain, parts.unseen),
-        "audited_accuracy": audited_accuracy,
+        "audited_accuracy": accuracy(model, parts.unseen),
         "paper": paper.get(f"{family} {use.split}"),
         "measured": {way: {name: figures(ms[name]) for name in FIGURES} for way, ms in measured.items()},
         "seconds": seconds,

@@ -89,10 +89,13 @@ def train(
     use: Settings,
     augment: Callable[[Tensor], Tensor],
     audit: amint.Auditable | None = None,
+    averaged: float = 0.0,
 ) -> None:
     """The usual loop; with an audit two lines differ: the task trains on augmented images, the head sees plain ones.
 
     The layers that the head reads learn slowly, or it could not follow them; the head has a rate of its own too.
+    With ``averaged``, the network and the head end with running averages of their weights, of which each step leaves
+    that share.
     """
     head = set() if audit is None else set(audit.head.parameters())
     trunk = {name: p for name, p in model.named_parameters() if p not in head}
@@ -109,6 +112,8 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in groups], use.epochs * (members.n // batches.batch)
     )
+    whole = nn.ModuleList([model] if audit is None else [model, audit.head])
+    average = {name: value.clone() for name, value in whole.state_dict().items() if value.is_floating_point()}
     torch.manual_seed(use.seed)
     for _ in track(range(use.epochs), "plain" if audit is None else "audited", transient=True):
         model.train()
@@ -122,6 +127,11 @@ def train(
             loss.backward() if audit is None else audit.backward(loss)
             optimizer.step()
             schedule.step()
+            if averaged:
+                for name, value in average.items():
+                    value.lerp_(whole.state_dict()[name], 1 - averaged)
+    if averaged:
+        whole.load_state_dict(average, strict=False)
     model.eval()
 
 
