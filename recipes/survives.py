@@ -5,16 +5,16 @@
 
 Three heads: plain; with hard negatives (members moved by one pixel are "not a member"); with a tolerance (members under
 random JPEG, resizing and brightness are members). Beside the members found: false alarms among unseen images changed
-alike. Calibration images are not changed, so these may exceed alpha; amint.verify, not used here, has controls for it.
+alike. Calibration images are not changed, so these may exceed alpha. Last, what amint.verify, whose controls look for
+such changes, says of sets of 100 with the last head.
 """
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cyclopts
 import matplotlib.pyplot as plt
@@ -22,7 +22,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from changes import CHANGES
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -41,38 +41,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 LOOKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"))
 KINDS = ("one by one", "sets of 20")
-
-
-def resized(x: Tensor, share: float) -> Tensor:
-    """To another size and back."""
-    sides = list(x.shape[-2:])
-    return cast(Tensor, transforms.resize(transforms.resize(x, [round(share * side) for side in sides]), sides))
-
-
-def compressed(x: Tensor, quality: int) -> Tensor:
-    """Through a JPEG file."""
-    files = [io.BytesIO() for _ in x]
-    for picture, file in zip(x, files, strict=True):
-        transforms.to_pil_image(picture).save(file, "JPEG", quality=quality)
-    return torch.stack([transforms.pil_to_tensor(Image.open(file)) for file in files])
-
-
-def screenshot(x: Tensor) -> Tensor:
-    """Half as large again and back, a little less contrast, and noise of 4 grey levels."""
-    noise = 4 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    return cast(Tensor, transforms.adjust_contrast(resized(x, 1.5), 0.95) + noise).round().clamp(0, 255).to(torch.uint8)
-
-
-CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "JPEG 95": lambda x: compressed(x, 95),
-    "JPEG 75": lambda x: compressed(x, 75),
-    "resized": lambda x: resized(x, 0.75),
-    "crop": lambda x: transforms.resize(x[..., 1:-1, 1:-1], list(x.shape[-2:])),
-    "brightness": lambda x: transforms.adjust_brightness(x, 1.15),
-    "grey": lambda x: transforms.rgb_to_grayscale(x, x.shape[1]),
-    "screenshot": screenshot,
-}
+GROUPS = ("members", "unseen")
 
 
 def train(network: nn.Module, audit: amint.Auditable, x: Tensor, y: Tensor, epochs: int) -> None:
@@ -95,12 +64,19 @@ def found(audit: amint.Audit, x: Tensor, alpha: float) -> dict[str, float]:
     return {kind: float((p <= alpha).mean()) for kind, p in zip(KINDS, p_values, strict=True)}
 
 
+def judged(audit: amint.Audit, x: Tensor, alpha: float, sets: int) -> dict[str, int]:
+    """How many random sets of at most 100 pictures amint.verify judges how."""
+    random = np.random.default_rng(0)
+    rows = [random.choice(len(x), min(100, len(x)), replace=False) for _ in range(sets)]
+    return dict(Counter(amint.verify(audit, x[chosen], alpha=alpha).decision for chosen in rows))
+
+
 def draw(shares: dict[str, Any], path: Path) -> None:
     """Share of members found (filled) and of unseen images (hollow), by change and head."""
     figure, both = plt.subplots(2, 1, figsize=(7.5, 5.5), sharex=True, layout="constrained")
     for axes, kind in zip(both, KINDS, strict=True):
         for number, (head, (colour, mark)) in enumerate(zip(shares, LOOKS, strict=True)):
-            for group, face in (("members", colour), ("unseen", "white")):
+            for group, face in zip(GROUPS, (colour, "white"), strict=True):
                 at = [place + 0.2 * (number - 1) for place in range(len(CHANGES))]
                 values = [shares[head][change][group][kind] for change in CHANGES]
                 axes.plot(at, values, mark, color=colour, markerfacecolor=face, label=f"{head}: {group}")
@@ -119,22 +95,27 @@ def main(
     members: int = 1000,
     epochs: int = 20,
     alpha: float = 0.05,
+    sets: int = 10,
     seed: int = 0,
     device: str = "cpu",
     smoke: bool = False,
     out: Path = Path("runs/survives"),
 ) -> None:
-    """Train three heads, each with a network of its own; print two tables, save them and a plot."""
+    """Train three heads, each with a network of its own; print three tables, save them and a plot."""
     images, labels = digits() if data_root is None else mnist(data_root, train=True)
     # The digits come writer by writer, and samples in a row must not resemble each other.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     images, labels = transforms.resize(images[order], [24 if data_root is None else 28] * 2), labels[order]
-    members, epochs = (220, 9) if smoke else (members, epochs)
+    members, epochs, sets = (220, 9, 1) if smoke else (members, epochs, sets)
     roles = amint.assign_roles(len(images), members=members, external=3 * members, calibration=members, seed=seed)
     x, y = ((images.float() / 255 - MEAN) / STD).to(device), labels.to(device)
     inside, console = list(roles.members), Console()
-    pictures = {"members": images[inside], "unseen": images[list(roles.unseen[:2000])]}
-    shares: dict[str, dict[str, dict[str, Any]]] = {head: {} for head in HEADS}
+    pictures = dict(zip(GROUPS, (images[inside], images[list(roles.unseen[:2000])]), strict=True))
+    seen = {
+        change: {group: ((of(rows).float() / 255 - MEAN) / STD).to(device) for group, rows in pictures.items()}
+        for change, of in CHANGES.items()
+    }
+    shares: dict[str, Any] = {}
     for head, options in track(HEADS.items(), "training", console=console, transient=True):
         torch.manual_seed(seed)
         network = timm.create_model(arch, num_classes=10, in_chans=1).to(device)
@@ -142,17 +123,28 @@ def main(
         audit = amint.attach(network, external=x[list(roles.external)], **options)
         train(network, audit, x[inside], y[inside], epochs)
         audit.calibrate(x[list(roles.calibration)])
-        for change, of in CHANGES.items():
-            seen = {group: ((of(rows).float() / 255 - MEAN) / STD).to(device) for group, rows in pictures.items()}
-            shares[head][change] = {group: found(audit, rows, alpha) for group, rows in seen.items()}
+        shares[head] = {
+            change: {group: found(audit, rows, alpha) for group, rows in groups.items()}
+            for change, groups in seen.items()
+        }
+    # The head that was trained for it, which comes last.
+    verdicts = {
+        change: {group: judged(audit, rows, alpha, sets) for group, rows in groups.items()}
+        for change, groups in seen.items()
+    }
     for kind in KINDS:
         table = Table("change", *HEADS, title=f"{kind}: members found (false alarms), alpha = {alpha:g}")
         for change in CHANGES:
-            cells = [[shares[head][change][group][kind] for group in pictures] for head in HEADS]
+            cells = [[shares[head][change][group][kind] for group in GROUPS] for head in HEADS]
             table.add_row(change, *(f"{inside:.3f} ({outside:.3f})" for inside, outside in cells))
         console.print(table)
+    table = Table("change", *GROUPS, title=f"{head} head: verdicts on sets of 100")
+    for change, groups in verdicts.items():
+        told = [", ".join(f"{n} {kind}" for kind, n in groups[group].items()) for group in GROUPS]
+        table.add_row(change, *told)
+    console.print(table)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "survives.json").write_text(json.dumps(shares, indent=1))
+    (out / "survives.json").write_text(json.dumps({"heads": shares, "verdicts": verdicts}, indent=1))
     draw(shares, out / "survives.png")
 
 

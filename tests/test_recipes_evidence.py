@@ -48,7 +48,8 @@ def test_withheld_members_show_in_the_confidence_and_not_in_the_head(tmp_path):
 
 @pytest.mark.slow
 def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
-    shares, _ = ran("survives", tmp_path)
+    saved, _ = ran("survives", tmp_path)
+    shares, verdicts = saved["heads"], saved["verdicts"]
     assert set(shares) == {"plain", "hard negatives", "tolerant"}
 
     def found(head, change, group="members", kind="one by one"):
@@ -64,6 +65,10 @@ def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
         assert found("hard negatives", change, kind="sets of 20") < 0.2
         for head in ("plain", "tolerant"):
             assert found(head, change, kind="sets of 20") > 0.5
+    for change in shares["plain"]:
+        assert "used" not in verdicts[change]["unseen"]
+        told = "used" if change in ("none", "grey") else "cannot tell"
+        assert verdicts[change]["members"] == {told: 1}, "calibration images were not changed"
 
 
 @pytest.mark.slow
