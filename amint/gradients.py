@@ -30,12 +30,13 @@ def sample_gradients(
     Args:
         x, labels: inputs ``[n, ...]`` and classes ``[n]``, on the model's device.
         layer: the name of a layer whose gradient is wanted itself.
-        norms: whether the norm over all parameters, frozen ones too, is wanted.
+        norms: whether norms over all parameters, frozen ones too, are wanted.
 
     Returns:
         ``gradient`` float16 ``[n, d]``, the layer's parameters flattened one after the other in the order of
         ``named_parameters`` (for a linear layer the weight ``[c, f]`` row by row, then the bias);
-        ``gradient_norm`` float64 ``[n]``, Euclidean.
+        ``gradient_norm`` float64 ``[n]``, Euclidean; ``gradient_norms`` float64 ``[n, l]``, one a parameter tensor, in
+        the order of ``named_parameters``.
 
     Raises:
         UsageError: the model cannot be vectorised, or has no parameters in this layer.
@@ -59,7 +60,8 @@ def sample_gradients(
             columns["gradient"] = as_half(torch.cat([gradients[name].flatten() for name in of_layer]))
         if norms:
             # Squares of float32 gradients of very sure models underflow.
-            columns["gradient_norm"] = sum(g.double().square().sum() for g in gradients.values()) ** 0.5
+            squares = torch.stack([gradients[name].double().square().sum() for name in wanted])
+            columns |= {"gradient_norm": squares.sum() ** 0.5, "gradient_norms": squares**0.5}
         return columns
 
     size = sum(p.numel() for p in wanted.values())

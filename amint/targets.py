@@ -32,7 +32,8 @@ POSTERIORS = frozenset(
 )
 QUERIED = frozenset({"logprob_queries", "scaled_logit_queries"})
 _LINEAR = frozenset({"features", "gradient"})
-_GRADIENTS = frozenset({"gradient", "gradient_norm"})
+_NORMS = frozenset({"gradient_norm", "gradient_norms"})
+_GRADIENTS = _NORMS | {"gradient"}
 _TAPPED = frozenset({"activations", "maps"})
 _LABELLED = (POSTERIORS - {"max_logprob", "entropy", "top3"}) | QUERIED | _GRADIENTS | {"label"}
 
@@ -89,8 +90,8 @@ class ClassifierTarget:
     ``top3``
     ``logprob_queries`` ``scaled_logit_queries``           float64 ``[n, q]``, on the views of ``queries``
     ``features``                                           float32 ``[n, d]``, what the last linear layer reads
-    ``gradient`` ``gradient_norm``                         see :func:`amint.gradients.sample_gradients`; of the last
-                                                           linear layer, and of all parameters
+    ``gradient`` ``gradient_norm`` ``gradient_norms``      see :func:`amint.gradients.sample_gradients`; of the last
+                                                           linear layer, of all parameters, and of each
     ``activations``                                        float32 ``[n, d]``, channel means of the taps side by side
     ``maps``                                               float16 ``[n, c, h, w]``, the deepest tap, at most 8 x 8
     ``mint_logit``                                         float64 ``[n]``, of the audit
@@ -128,7 +129,7 @@ class ClassifierTarget:
         self._model, self._audit, self._split, self._classes = model, audit, taps, classes
         self._queries = queries or Queries()
         self._points: tuple[TapPoint, ...] = audit.points if audit is not None and taps is None else ()
-        provides = {"label", "gradient_norm"} | POSTERIORS | QUERIED
+        provides = {"label"} | _NORMS | POSTERIORS | QUERIED
         provides |= _LINEAR if any(isinstance(m, nn.Linear) for m in model.modules()) else set()
         provides |= _TAPPED if audit is not None or taps is not None else set()
         self.provides = frozenset(provides | ({"mint_logit"} if audit is not None else set()))
@@ -186,7 +187,7 @@ class ClassifierTarget:
             columns["features"] = seen.classifier().features.float()
         if needs & _GRADIENTS:
             layer = seen.classifier().name if "gradient" in needs else None
-            columns |= sample_gradients(self._model, x, y, layer=layer, norms="gradient_norm" in needs)
+            columns |= sample_gradients(self._model, x, y, layer=layer, norms=bool(needs & _NORMS))
         return columns | (self._queried(raw, y, columns) if needs & QUERIED else {})
 
     def _queried(self, raw: Tensor, y: Tensor, plain: dict[str, Tensor]) -> dict[str, Tensor]:

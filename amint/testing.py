@@ -241,4 +241,6 @@ def _gradients(columns: dict[str, NDArray[Any]], label: NDArray[np.int64]) -> di
     residual = columns["posteriors"] - np.eye(columns["posteriors"].shape[1])[label]
     weights = (residual[:, :, None] * columns["features"][:, None, :]).reshape(len(label), -1)
     gradient = np.hstack([weights, residual])
-    return {"gradient": gradient.astype(np.float16), "gradient_norm": np.linalg.norm(gradient, axis=1)}
+    norms = np.stack([np.linalg.norm(part, axis=1) for part in (weights, residual)], axis=1)
+    total = np.linalg.norm(norms, axis=1)
+    return {"gradient": gradient.astype(np.float16), "gradient_norm": total, "gradient_norms": norms}

@@ -43,7 +43,8 @@ def signals_of(n, seed, gap=4.0, share=0.5, dim=6, classes=3):
     logits[torch.arange(n), labels] += 1 + gap * member
     weight, bias = closed_form(x, logits, labels)
     gradient = torch.cat([weight.flatten(1), bias], 1)
-    return Signals({"gradient": gradient.half().numpy(), "gradient_norm": gradient.norm(dim=1).numpy()}), member.numpy()
+    norms = torch.stack([weight.flatten(1).norm(dim=1), bias.norm(dim=1)], 1)
+    return Signals({"gradient": gradient.half().numpy(), "gradient_norms": norms.numpy()}), member.numpy()
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +67,13 @@ def test_members_of_another_sample_score_higher(fitted):
 
 def test_it_is_about_as_good_as_the_norm_where_the_norm_says_all(fitted):
     judged, member = signals_of(3000, seed=2)
-    assert auroc(fitted.score(judged), member) > auroc(-judged["gradient_norm"], member) - 0.03
+    assert auroc(fitted.score(judged), member) > auroc(-np.linalg.norm(judged["gradient_norms"], axis=1), member) - 0.03
 
 
 def test_norms_below_float16_still_count():
     """Two kinds of well-learned samples: both gradients are 0 in float16, only their norms tell them apart."""
     norm = np.repeat([1e-12, 1e-9], 200) * np.random.default_rng(0).uniform(0.5, 2, 400)
-    signals = Signals({"gradient": np.zeros((400, 5), np.float16), "gradient_norm": norm})
+    signals = Signals({"gradient": np.zeros((400, 5), np.float16), "gradient_norms": norm[:, None]})
     member = np.arange(400) < 200
     assert auroc(GMint().fit(signals, member).score(signals), member) > 0.99
 
@@ -82,7 +83,7 @@ def test_directions_count_where_norms_are_equal():
     member = np.arange(600) < 300
     gradient = draw.normal(size=(600, 8)) + 1.5 * member[:, None] * np.eye(8)[0]
     gradient /= np.linalg.norm(gradient, axis=1, keepdims=True)
-    signals = Signals({"gradient": gradient.astype(np.float16), "gradient_norm": np.ones(600)})
+    signals = Signals({"gradient": gradient.astype(np.float16), "gradient_norms": np.ones((600, 2))})
     rows = np.arange(600) % 2 == 0
     known, judged = (Signals({k: v[r] for k, v in signals.columns.items()}) for r in (rows, ~rows))
     assert auroc(GMint().fit(known, member[rows]).score(judged), member[~rows]) > 0.7
@@ -116,11 +117,12 @@ def test_what_does_not_fit_is_refused(fitted):
     with pytest.raises(UsageError, match="at least 2 known members and 2 known non-members"):
         GMint().fit(known, np.ones(20, bool))
     for column, error, match in [
-        ({"gradient": known["gradient"][:, 1:]}, UsageError, r"fitted on samples of shape \(22,\), found \(21,\)"),
+        ({"gradient": known["gradient"][:, 1:]}, UsageError, r"fitted on samples of shape \(23,\), found \(22,\)"),
         ({"gradient": known["gradient"][0].repeat(2)[:20]}, UsageError, "gradient must be a floating array of 2 axes"),
         ({"gradient": np.full((20, 21), np.inf, np.float16)}, NonFiniteError, "gradient: 20 of 20"),
-        ({"gradient_norm": np.full(20, np.nan)}, NonFiniteError, "gradient_norm: 20 of 20"),
-        ({"gradient_norm": np.full(20, -1.0)}, UsageError, "0 or more; 20 of 20 are negative"),
+        ({"gradient_norms": np.full((20, 2), np.nan)}, NonFiniteError, "gradient_norms: 20 of 20"),
+        ({"gradient_norms": np.full((20, 2), -1.0)}, UsageError, "0 or more; 20 of 20 rows"),
+        ({"gradient_norms": np.full(20, 1.0)}, UsageError, "gradient_norms must be a floating array of 2 axes"),
     ]:
         with pytest.raises(error, match=match):
             fitted.score(Signals({**known.columns, **column}))

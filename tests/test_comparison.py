@@ -96,7 +96,7 @@ def test_one_pass_whatever_the_number_of_attacks():
     target = TableTarget(signals, signals.columns)
     compare(target, members, nonmembers, attacks=["loss", "margin", "entropy", "gmint", "passive-mint"])
     # Eight rows of the first batch are tried out for each signal, then every row is read once.
-    assert target.passes == 400 + 8 * len({"logprob", "hinge", "entropy", "gradient", "gradient_norm", "activations"})
+    assert target.passes == 400 + 8 * len({"logprob", "hinge", "entropy", "gradient", "gradient_norms", "activations"})
 
 
 def test_figures_are_those_of_the_audited_rows_and_a_threshold_from_other_rows():

@@ -23,10 +23,12 @@ def slow_gradients(model, x, y):
 def test_gradients_against_a_loop():
     x, y = images(7), labels(7)
     model = trained_a_little().eval()
-    columns = ClassifierTarget(copy.deepcopy(model)).measure((x, y), {"gradient", "gradient_norm"})
+    columns = ClassifierTarget(copy.deepcopy(model)).measure((x, y), {"gradient", "gradient_norm", "gradient_norms"})
     loop = list(slow_gradients(model, x, y))
     norms = [math.sqrt(sum(float(g.double().square().sum()) for g in gradients.values())) for gradients in loop]
     np.testing.assert_allclose(columns["gradient_norm"], norms, rtol=1e-5)
+    by_layer = [[float(g.double().norm()) for g in gradients.values()] for gradients in loop]
+    np.testing.assert_allclose(columns["gradient_norms"], by_layer, rtol=1e-5)
     of_last = [torch.cat([g["classifier.weight"].flatten(), g["classifier.bias"]]) for g in loop]
     np.testing.assert_allclose(columns["gradient"], torch.stack(of_last), rtol=1e-3, atol=1e-6)
 

@@ -34,6 +34,7 @@ def test_every_column_has_its_shape_and_type():
         "activations": ("float32", (6, 8 + 16)),
         "maps": ("float16", (6, 16, 4, 4)),
         "gradient": ("float16", (6, 4 * 16 + 4)),
+        "gradient_norms": ("float64", (6, len(list(target._model.parameters())))),
     }
 
 
