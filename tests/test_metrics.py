@@ -164,7 +164,7 @@ def test_nearly_perfect_separation_is_not_worse_than_perfect_by_a_cliff():
 def test_one_member_says_little():
     scores, labels = np.arange(100), np.arange(100) == 50
     assert auroc_interval(scores, labels) == hoeffding_interval(50 / 99, 1)
-    assert tpr_at_fpr_interval(scores, labels, 0.1).high == pytest.approx(0.975)
+    assert tpr_at_fpr_interval(scores, labels, 0.1).high == pytest.approx(0.9875)
 
 
 def test_a_score_at_the_threshold_is_called_a_member():
@@ -271,16 +271,43 @@ def test_the_auroc_interval_covers(m, n, truth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shift", [0, 1, 3])
-@pytest.mark.parametrize("m, n, fpr", [(10, 100, 0.1), (60, 300, 0.01), (200, 50, 0.001)])
+@pytest.mark.parametrize(
+    "m, n, fpr", [(10, 100, 0.1), (60, 300, 0.01), (200, 50, 0.001), (1000, 1000, 0.01), (2000, 5000, 0.001)]
+)
 def test_tpr_and_balanced_accuracy_intervals_cover(m, n, fpr, shift):
+    """The TPR at the threshold that has this FPR on all non-members, which no sample of them shows exactly."""
     rng, repeats, labels = np.random.default_rng(n), 2_000, np.arange(m + n) < m
     covered = {"tpr": 0, "balanced": 0}
     for _ in range(repeats):
         scores = rng.normal(size=m + n) + shift * labels
-        cut = np.sort(scores[~labels])[n - 1 - int(fpr * n)]
         interval = tpr_at_fpr_interval(scores, labels, fpr)
-        covered["tpr"] += interval.low <= stats.norm.sf(cut - shift) <= interval.high
+        covered["tpr"] += interval.low <= stats.norm.sf(stats.norm.isf(fpr) - shift) <= interval.high
         interval = balanced_accuracy_interval(scores, labels, 1.0)
         truth = (stats.norm.sf(1 - shift) + stats.norm.cdf(1)) / 2
         covered["balanced"] += interval.low <= truth <= interval.high
     assert min(covered.values()) >= at_least(repeats, 0.95)
+
+
+@pytest.mark.slow
+def test_the_tpr_interval_covers_where_scores_are_tied():
+    """Scores are 0, 1 or 2; a threshold of 2 has an FPR of 0.02, one of 1 an FPR of 0.2."""
+    rng, repeats, labels = np.random.default_rng(0), 2_000, np.arange(700) < 300
+    others, members = (0.8, 0.18, 0.02), (0.5, 0.2, 0.3)
+    for fpr, truth in ((0.02, 0.3), (0.1, 0.3), (0.2, 0.5), (0.01, 0.0)):
+        intervals = [
+            tpr_at_fpr_interval(np.r_[rng.choice(3, 300, p=members), rng.choice(3, 400, p=others)], labels, fpr)
+            for _ in range(repeats)
+        ]
+        assert sum(i.low <= truth <= i.high for i in intervals) >= at_least(repeats, 0.95)
+
+
+@pytest.mark.parametrize("fpr", [0.0, 0.001, 0.01, 0.3, 1.0])
+@pytest.mark.parametrize("n", [1, 2, 50, 5000])
+def test_the_tpr_interval_holds_the_tpr_and_narrows_with_more_nonmembers(n, fpr):
+    rng, labels = np.random.default_rng(n), np.arange(500 + n) < 500
+    scores = rng.normal(size=500 + n) + 2 * labels
+    interval = tpr_at_fpr_interval(scores, labels, fpr)
+    assert interval.low <= tpr_at_fpr(scores, labels, fpr) <= interval.high
+    assert (interval.low > 0) == (stats.binom.cdf(0, n, fpr) <= 0.0125)
+    if n == 5000 and fpr == 0.3:
+        assert interval.high - interval.low < 0.12
