@@ -16,6 +16,11 @@ __all__ = ["GateResult", "Limit", "check_gate", "parse_limit"]
 # A lower bound has no upper end: the gate breaks where even the lower bound is above the limit.
 EPSILON = "epsilon"
 _SHOWN = 3
+# Members surely score lower where the chance of their scoring this high by luck is above this. That is stricter than an
+# interval, as the gate then breaks whatever the figure is.
+_SURELY_LOWER = 0.999
+# Families of attacks that read reference models.
+_WITH_REFERENCES = ("references", "shadow model")
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,10 @@ class Limit:
 
     Attributes:
         metric: one of :data:`amint.attack_results.METRICS`, or ``epsilon``.
-        most: the largest value that passes.
+        most: the largest value that passes; from 0 to 1, of ``epsilon`` 0 or more.
 
     Raises:
-        UsageError: an unknown metric, or a limit that is no number.
+        UsageError: an unknown metric, or a limit that is no number or none that the metric could have.
     """
 
     metric: str
@@ -36,11 +41,17 @@ class Limit:
     def __post_init__(self) -> None:
         known = (*METRICS, EPSILON)
         if self.metric not in known:
-            near = difflib.get_close_matches(self.metric, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(self.metric.lower(), known, n=1, cutoff=0.5)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise UsageError(f"the gate knows no metric {self.metric!r}{hint}; it knows {', '.join(known)}")
         if not math.isfinite(self.most):
             raise UsageError(f"the limit of {self.metric} must be a finite number, found {self.most}")
+        if self.metric == EPSILON and self.most < 0:
+            raise UsageError(f"the limit of epsilon must be 0 or more, found {self.most:g}")
+        if self.metric != EPSILON and not 0 <= self.most <= 1:
+            raise UsageError(
+                f"the limit of {self.metric} must lie between 0 and 1, such as 0.60, not 60; found {self.most:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -49,13 +60,16 @@ class GateResult:
 
     Attributes:
         limits: what was agreed on.
-        broken: one sentence for each attack and limit that breaks it; empty if it is passed.
+        broken: what could not be judged, then one sentence for each attack and limit that breaks it; empty if it is
+            passed.
         not_judged: names of attacks that the gate says nothing of: they could not run, or were trained in.
+        without_references: names of attacks that are no part of this, as there are no reference models for them.
     """
 
     limits: tuple[Limit, ...]
     broken: tuple[str, ...]
     not_judged: tuple[str, ...]
+    without_references: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -63,9 +77,13 @@ class GateResult:
         return not self.broken
 
     def sentence(self) -> str:
-        """The result in plain words, with the first of what broke it: the strongest attack comes first."""
+        """The result in plain words, with the first of what broke it; of attacks the strongest comes first."""
         limits = ", ".join(f"{limit.metric} at most {limit.most:g}" for limit in self.limits)
         rest = f" Not judged: {', '.join(self.not_judged)}." if self.not_judged else ""
+        if self.without_references:
+            rest += (
+                f" There are no reference models, so that this says nothing of {', '.join(self.without_references)}."
+            )
         if self.passed:
             return f"Gate passed ({limits}).{rest}"
         more = f"; and {len(self.broken) - _SHOWN} more" if len(self.broken) > _SHOWN else ""
@@ -73,19 +91,20 @@ class GateResult:
 
 
 def parse_limit(text: str) -> Limit:
-    """``"auroc=0.60"`` as a :class:`Limit`.
+    """``"auroc=0.60"`` as a :class:`Limit`; in the metric's name, upper case and ``-`` for ``_`` make no difference.
 
     Raises:
-        UsageError: anything else than a known metric, ``=`` and a finite number.
+        UsageError: anything else than a known metric, ``=`` and a number that the metric can have.
     """
     found = re.fullmatch(r"\s*([^=\s]+)\s*=\s*([^=\s]+)\s*", text)
     try:
-        if not found:
+        # Python reads 1_0 as 10; whoever types it means something else.
+        if not found or "_" in found[2]:
             raise ValueError
         most = float(found[2])
     except ValueError:
         raise UsageError(f"a limit is metric=number, such as auroc=0.60; found {text!r}") from None
-    return Limit(found[1], most)
+    return Limit(found[1].lower().replace("-", "_"), most)
 
 
 def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
@@ -93,7 +112,12 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
 
     A limit is broken where the upper end of an attack's interval lies above it, and also where nothing can be said: the
     controls failed, no attack ran, an attack that was asked for by name did not run, or there are too few non-members
-    for the metric. The head that was trained in is not judged: finding members is its purpose, and no outsider has it.
+    for the metric. Of "all" attacks, those that read reference models must run if there are any; without them, they
+    are no part of the judgement. The head that was trained in is not judged: finding members is its purpose, and no
+    outsider has it.
+
+    An attack that is reliably wrong finds members as well as one that is right: where the whole interval of its AUROC
+    lies below 0.5, the AUROC of its scores turned round is judged too.
 
     Raises:
         UsageError: no limit.
@@ -101,18 +125,56 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
     if not limits:
         raise UsageError("a gate needs at least one limit, such as auroc=0.60")
     outsiders = [result for result in comparison.ranked if result.family != TRAINED_IN]
-    broken = [f"{limit.metric} of {said}" for limit in limits for r in outsiders if (said := _breaks(r, limit))]
-    if comparison.warning():
-        broken.append("the controls do not support the table")
+    left_out = _without_references(comparison)
+    broken = ["the controls do not support the table"] if comparison.warning() else []
     if not outsiders:
         broken.append("no attack from outside could run")
-    if comparison.settings.get("attacks") != "all":
-        broken += [f"{result.name} was asked for and could not run" for result in comparison.not_run]
-    skipped = [result.name for result in comparison.attacks if result not in outsiders]
-    return GateResult(tuple(limits), tuple(broken), tuple(skipped))
+    broken += _wanting(comparison)
+    broken += [f"{limit.metric} of {said}" for limit in limits for r in outsiders if (said := _breaks(r, limit))]
+    skipped = [r.name for r in comparison.attacks if r not in outsiders and r.name not in left_out]
+    return GateResult(tuple(limits), tuple(broken), tuple(skipped), left_out)
+
+
+def _without_references(comparison: Comparison) -> tuple[str, ...]:
+    """Attacks of "all" that could not run because there are no reference models."""
+    if _asked_by_name(comparison) or _has_references(comparison):
+        return ()
+    return tuple(result.name for result in comparison.not_run if result.family in _WITH_REFERENCES)
+
+
+def _wanting(comparison: Comparison) -> list[str]:
+    """One sentence on the attacks that should have been judged and could not run, or none."""
+    if _asked_by_name(comparison):
+        missed, though = comparison.not_run, "asked for, but could not run"
+    elif _has_references(comparison):
+        missed = tuple(result for result in comparison.not_run if result.family in _WITH_REFERENCES)
+        though = "could not run although there are reference models"
+    else:
+        return []
+    reasons: dict[str, list[str]] = {}
+    for result in missed:
+        reasons.setdefault(result.reason.rstrip("."), []).append(result.name)
+    said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return [f"{though}: {said}"] if said else []
+
+
+def _asked_by_name(comparison: Comparison) -> bool:
+    return comparison.settings.get("attacks") != "all"
+
+
+def _has_references(comparison: Comparison) -> bool:
+    # A comparison that does not say how many there were is judged as strictly as one with some.
+    return comparison.settings.get("references") != 0
 
 
 def _breaks(result: AttackResult, limit: Limit) -> str:
+    auroc = result["auroc"].interval
+    if limit.metric == "auroc" and auroc.high < 0.5 and not 1 - auroc.low <= limit.most:
+        turned = f"may be {1 - auroc.low:.3f} with its scores turned round, above {limit.most:g}"
+        return f"{result.name}, which ranks members below non-members, {turned}"
+    # Nothing but the AUROC tells how far such scores reach when turned round.
+    if limit.metric != "auroc" and auroc.high < 0.5 and (result.p_value or 0) > _SURELY_LOWER:
+        return f"{result.name} cannot be judged: members score clearly lower than non-members"
     if limit.metric == EPSILON:
         bound = result.epsilon
         if bound is None or bound.value <= limit.most:

@@ -79,7 +79,8 @@ def epsilon_lower_bound(
         return 0.0
     # Without delta the bound is Clopper and Pearson's one-sided one for the success probability, and delta lowers it.
     highest = float(special.logit(stats.beta.ppf(level, correct, guesses - correct + 1)))
-    if delta == 0:
+    # A delta below rounding lowers nothing, and leaves no change of sign to search for.
+    if _p_value(guesses, correct, samples, highest, delta) <= level or delta == 0:
         return highest
     return float(optimize.brentq(lambda e: _p_value(guesses, correct, samples, e, delta) - level, 0.0, highest))
 

@@ -16,6 +16,10 @@ from amint.errors import NonFiniteError, UsageError
 __all__ = ["posterior_columns"]
 
 _LOG_FLOOR = math.log(1e-30)
+# Where probabilities are clipped, and the numbers of decimals that they are rounded to.
+_CLIPPED, _DIGITS = 1e-6, (2, 3, 4, 5)
+# Below so many rows, values in [0, 1] that come close to 1 may be anything.
+_FEWEST_SATURATED, _NEAR_ONE = 20, 0.99
 
 
 def posterior_columns(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -93,23 +97,57 @@ def _check(logits: Tensor, labels: Tensor) -> None:
     if outside.any():
         raise UsageError(
             f"{int(outside.sum())} of {n} labels lie outside 0..{classes - 1} for {classes} classes; found "
-            f"{int(labels.min())} to {int(labels.max())}. Pass class indices in the order of the model's outputs."
+            f"{int(labels.min())} to {int(labels.max())} in this batch. Pass class indices in the order of the model's "
+            "outputs."
         )
     bad = ~logits.isfinite().all(1)
     if bad.any():
         raise NonFiniteError(
-            f"{int(bad.sum())} of {n} rows of logits hold NaN or infinity, the first is row "
-            f"{int(bad.int().argmax())}. Drop these samples and say so, or run the model in float32; "
+            f"{int(bad.sum())} of {n} rows of logits in this batch hold NaN or infinity, the first is row "
+            f"{int(bad.int().argmax())} of it. Drop these samples and say so, or run the model in float32; "
             "mask a class with a large negative logit such as -1e4, not with -inf."
         )
-    if n and bool(_looks_like_probabilities(logits)):
+    if not n or logits.amin() < 0 or logits.amax() > 1:
+        return
+    if _sums_to_one(logits):
         raise UsageError(
             f"logits are needed, found what looks like probabilities: all {n} rows lie in [0, 1] and sum to 1. "
             "Pass the output before the softmax; if there is none, pass the logarithm of the probabilities."
         )
+    if _saturates(logits):
+        raise UsageError(
+            f"logits are needed, found what looks like probabilities of independent classes: all {n} rows lie in "
+            "[0, 1], most come close to 1, and they do not sum to 1. Pass the output before the sigmoid."
+        )
 
 
-def _looks_like_probabilities(logits: Tensor) -> Tensor:
+def _sums_to_one(logits: Tensor) -> bool:
+    """Whether every row in [0, 1] sums to 1, up to how coarse its entries are written.
+
+    A few rows of real logits may come close to 1, above all those of a constant network; but they lie on no coarse
+    grid, and only numbers that do are given more than the rounding of full precision.
+    """
+    values, classes = logits.double(), logits.shape[1]
+    off = float((values.sum(1) - 1).abs().amax())
+    allowed = 1e-5 + _CLIPPED * classes
     # A softmax in 16 bits rounds each of its entries at about 1e-3 of its size.
-    tolerance = 1e-5 if logits.dtype in (torch.float32, torch.float64) else 1e-2
-    return (logits.amin() >= 0) & (logits.amax() <= 1) & ((logits.double().sum(1) - 1).abs() <= tolerance).all()
+    if any(torch.equal(logits.to(half).to(logits.dtype), logits) for half in (torch.float16, torch.bfloat16)):
+        allowed = max(allowed, 1e-2)
+    # What was clipped before or after the rounding ends on no decimal.
+    ended = values.where(values > 2 * _CLIPPED, 0.0).where(values < 1 - 2 * _CLIPPED, 1.0)
+    for digits in _DIGITS:
+        if torch.equal(ended.round(decimals=digits).to(logits.dtype), ended.to(logits.dtype)):
+            allowed = max(allowed, 1e-5 + (_CLIPPED + 0.5 * 10.0**-digits) * classes)
+    # Rows of zeros, of a head that was just made, are never near.
+    return off <= min(allowed, 0.5)
+
+
+def _saturates(logits: Tensor) -> bool:
+    """Whether rows in [0, 1] crowd below 1 as a trained sigmoid's do, while a class goes from near 0 to near 1.
+
+    An untrained or constant network may lie in [0, 1] throughout, but its rows differ little. Logits that differ much
+    do not stop at 1 unless something holds them there, and most rows' largest does not end within 0.01 of it.
+    """
+    crowded = (logits.amax(1) > _NEAR_ONE).double().mean() >= 0.5
+    moves = (logits.amin(0) < 0.1) & (logits.amax(0) > 0.9)
+    return len(logits) >= _FEWEST_SATURATED and bool(crowded and moves.any())

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from amint.errors import UsageError
-from amint.targets import Target
+from amint.errors import NonFiniteError, UsageError
+from amint.targets import Columns, Target
 
 __all__ = ["VERSION", "Signals", "extract"]
 
@@ -67,7 +67,9 @@ def extract(target: Target, batches: Iterable[Any], needs: Set[str]) -> Signals:
         needs: names of signals, united over all attacks that will run.
 
     Raises:
-        UsageError: the target cannot provide a signal, or single rows were given in the place of batches.
+        UsageError: the target cannot provide a signal, or single rows were given in the place of batches; and what
+            measuring raises, which from the second batch on says where the batch begins.
+        NonFiniteError: as measuring raises it, in the same way.
     """
     missing = sorted(set(needs) - target.provides)
     if missing:
@@ -78,7 +80,21 @@ def extract(target: Target, batches: Iterable[Any], needs: Set[str]) -> Signals:
             "DataLoader(dataset, batch_size=256)"
         )
     parts: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in needs}
+    read = 0
     for batch in batches:
-        for name, column in target.measure(batch, needs).items():
+        columns = _measured(target, batch, needs, read)
+        read += len(next(iter(columns.values()), ()))
+        for name, column in columns.items():
             parts[name].append(column)
     return Signals({name: np.concatenate(column) if column else np.empty(0) for name, column in parts.items()})
+
+
+def _measured(target: Target, batch: Any, needs: Set[str], read: int) -> Columns:
+    """What the target measures; what it says of the batch's rows is put into the whole pass."""
+    try:
+        return target.measure(batch, needs)
+    except (UsageError, NonFiniteError) as error:
+        # Other kinds speak of the model, and may be made from something else than one text.
+        if not read or type(error) not in (UsageError, NonFiniteError):
+            raise
+        raise type(error)(f"in the batch that begins at row {read}: {error}") from error

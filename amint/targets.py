@@ -139,6 +139,11 @@ class ClassifierTarget:
         """Where the model lives."""
         return shown_weight(self._model).device
 
+    @property
+    def queries(self) -> Queries:
+        """The augmented views that the model is asked about; references must be asked about the same."""
+        return self._queries
+
     def measure(self, batch: Any, needs: Set[str]) -> Columns:
         """See :class:`Target`.
 
@@ -209,8 +214,8 @@ class ClassifierTarget:
             )
         if self._classes is not None and output.shape[1] != self._classes:
             raise UsageError(
-                f"this model tells {output.shape[1]} classes apart, {self._classes} were expected; target and "
-                "references must be trained on the same classes"
+                f"this model tells {output.shape[1]} classes apart, {self._classes} were expected (found on {n} "
+                "samples); target and references must be trained on the same classes"
             )
         return output
 

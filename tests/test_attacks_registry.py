@@ -80,6 +80,12 @@ def test_wrong_names_are_answered_with_near_ones(wrong, near):
         registry.named(wrong)
 
 
+@pytest.mark.parametrize("written", ["all", "ALL", " All "])
+def test_all_is_no_attack_among_others(written):
+    with pytest.raises(UsageError, match=r'^"all" stands alone, in lower case: attacks="all" or --attacks all'):
+        registry.canonical(written)
+
+
 def test_a_name_near_nothing():
     for wrong in ("", "xyzzy", "42"):
         with pytest.raises(UsageError, match=r"no attack '\w*'. There are: "):

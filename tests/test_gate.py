@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from comparison_values import comparison, result
 
@@ -9,6 +11,19 @@ from amint.gate import Limit, check_gate, parse_limit
 def test_limits_are_read(text, metric, most):
     assert parse_limit(text) == Limit(metric, most)
     assert parse_limit("tpr_at_fpr_0.001=1e-2") == Limit("tpr_at_fpr_0.001", 0.01)
+
+
+@pytest.mark.parametrize("text", ["AUROC=0.6", "Balanced-Accuracy=0.6", "TPR_at_FPR_0.01=0.6", "EPSILON=0.6"])
+def test_names_of_metrics_are_read_generously(text):
+    assert parse_limit(text) == Limit(text.split("=")[0].lower().replace("-", "_"), 0.6)
+    with pytest.raises(UsageError, match=r"did you mean auroc\?"):
+        Limit("AUROC", 0.6)
+
+
+@pytest.mark.parametrize("most", [0.0, 0.2, 0.5, 1.0])
+def test_every_number_that_the_metric_can_have_is_a_limit(most):
+    assert Limit("auroc", most).most == Limit("balanced_accuracy", most).most == Limit("tpr_at_fpr_0.1", most).most
+    assert Limit("epsilon", most * 100).most == most * 100
 
 
 @pytest.mark.parametrize(
@@ -23,6 +38,14 @@ def test_limits_are_read(text, metric, most):
         ("auroc=inf", "must be a finite number"),
         ("aurok=0.6", r"no metric 'aurok' \(did you mean auroc\?\); it knows auroc, balanced_accuracy"),
         ("tpr=0.6", "no metric 'tpr'"),
+        ("auroc=60", r"auroc must lie between 0 and 1, such as 0.60, not 60; found 60"),
+        ("balanced_accuracy=75", r"balanced_accuracy must lie between 0 and 1, .* found 75"),
+        ("tpr_at_fpr_0.01=1.001", "between 0 and 1, .* found 1.001"),
+        ("auroc=-0.1", "between 0 and 1, .* found -0.1"),
+        ("epsilon=-1", "epsilon must be 0 or more, found -1"),
+        ("auroc=1_0", "metric=number"),
+        ("auroc=0.6_0", "metric=number"),
+        ("epsilon=1_0", "metric=number"),
     ],
 )
 def test_other_limits_are_refused(text, words):
@@ -78,13 +101,97 @@ def test_what_cannot_be_judged_does_not_pass():
     assert "no attack from outside could run" in check_gate(head, limit).broken
 
 
-def test_an_attack_that_did_not_run_breaks_it_only_if_it_was_asked_for():
-    results = result("loss"), result("rmia", reason="there are no reference models")
+def test_an_attack_on_one_model_that_did_not_run_breaks_it_only_if_it_was_asked_for():
+    results = result("loss"), result("gmint", family="white box", reason="no linear layer")
     found = check_gate(comparison(*results), [Limit("auroc", 0.99)])
     assert found.passed
-    assert found.not_judged == ("rmia",)
-    asked = check_gate(comparison(*results, attacks=["loss", "rmia"]), [Limit("auroc", 0.99)])
-    assert asked.broken == ("rmia was asked for and could not run",)
+    assert found.not_judged == ("gmint",)
+    asked = check_gate(comparison(*results, attacks=["loss", "gmint"]), [Limit("auroc", 0.99)])
+    assert asked.broken == ("asked for, but could not run: gmint (no linear layer)",)
+
+
+def with_references(*results, k, attacks="all"):
+    made = comparison(*results, attacks=attacks)
+    return replace(made, settings=made.settings | {"references": k})
+
+
+NOT_RUN = (
+    result("watson", family="references", reason="needs reference_in: no model left this sample out."),
+    result("rmia-online", family="references", reason="needs reference_in: no model left this sample out."),
+    result("salem", family="shadow model", reason="the shadow model is too small"),
+    result("gmint", family="white box", reason="no linear layer"),
+)
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_attacks_that_need_references_must_run_if_there_are_some(k):
+    found = check_gate(with_references(result("loss"), *NOT_RUN, k=k), [Limit("auroc", 0.99)])
+    assert found.broken == (
+        "could not run although there are reference models: watson, rmia-online (needs reference_in: no model left "
+        "this sample out); salem (the shadow model is too small)",
+    )
+    assert found.broken[0] in found.sentence()
+    assert (found.not_judged, found.without_references) == (("watson", "rmia-online", "salem", "gmint"), ())
+
+
+def test_what_could_not_be_judged_is_said_before_what_broke_a_limit():
+    many = [result(f"attack {i}", 0.9) for i in range(5)]
+    found = check_gate(with_references(*many, *NOT_RUN, k=2), [Limit("auroc", 0.6)])
+    assert "Gate broken (auroc at most 0.6): could not run although" in found.sentence()
+    assert "; and 3 more." in found.sentence()
+
+
+def test_without_references_the_attacks_that_need_them_are_no_part_of_it_and_that_is_said():
+    found = check_gate(with_references(result("loss"), *NOT_RUN, k=0), [Limit("auroc", 0.99)])
+    assert found.passed
+    assert (found.not_judged, found.without_references) == (("gmint",), ("watson", "rmia-online", "salem"))
+    assert found.sentence() == (
+        "Gate passed (auroc at most 0.99). Not judged: gmint. There are no reference models, so that this says nothing "
+        "of watson, rmia-online, salem."
+    )
+
+
+def test_references_that_are_not_there_are_no_excuse_for_what_was_asked_for():
+    made = with_references(result("loss"), NOT_RUN[0], k=0, attacks=["loss", "watson"])
+    found = check_gate(made, [Limit("auroc", 0.99)])
+    assert found.broken == ("asked for, but could not run: watson (needs reference_in: no model left this sample out)",)
+    assert (found.not_judged, found.without_references) == (("watson",), ())
+
+
+def test_a_comparison_that_does_not_tell_of_references_is_judged_as_with_some():
+    made = comparison(result("loss"), NOT_RUN[0])
+    made.settings.pop("references")
+    assert not check_gate(made, [Limit("auroc", 0.99)]).passed
+
+
+def test_an_attack_that_is_reliably_wrong_is_judged_with_its_scores_turned_round():
+    made = comparison(result("loss", 0.146, p_value=1.0), result("rmia", 0.55))
+    found = check_gate(made, [Limit("auroc", 0.6)])
+    assert found.broken == (
+        "auroc of loss, which ranks members below non-members, may be 0.874 with its scores turned round, above 0.6",
+    )
+    assert check_gate(made, [Limit("auroc", 0.88)]).passed
+
+
+@pytest.mark.parametrize("auroc, passed", [(0.45, True), (0.49, True), (0.37, False), (0.479, True), (0.5, True)])
+def test_an_auroc_is_turned_round_only_where_its_whole_interval_is_below_one_half(auroc, passed):
+    """The interval reaches 0.02 to both sides."""
+    assert check_gate(comparison(result("loss", auroc)), [Limit("auroc", 0.6)]).passed == passed
+    tight = check_gate(comparison(result("loss", auroc)), [Limit("auroc", 0.52)])
+    assert tight.passed == (0.48 <= auroc <= 0.5)
+
+
+def test_a_limit_below_one_half_is_broken_from_both_sides():
+    for auroc in (0.2, 0.45, 0.5, 0.9):
+        assert not check_gate(comparison(result("loss", auroc)), [Limit("auroc", 0.4)]).passed
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "tpr_at_fpr_0.01", "epsilon"])
+def test_other_metrics_of_an_attack_that_is_surely_wrong_cannot_be_judged(metric):
+    found = check_gate(comparison(result("loss", 0.146, p_value=1.0)), [Limit(metric, 0.99)])
+    assert found.broken == (f"{metric} of loss cannot be judged: members score clearly lower than non-members",)
+    for auroc, p_value in ((0.47, 0.98), (0.47, None), (0.49, 1.0)):
+        assert check_gate(comparison(result("loss", auroc, p_value=p_value)), [Limit(metric, 0.99)]).passed
 
 
 def test_a_gate_without_limits_is_refused():

@@ -47,6 +47,15 @@ def test_bound_is_where_the_p_value_crosses_and_everything_below_is_refuted(size
         assert audit_p_value(r, v, m, 0, delta) >= 1 - confidence
 
 
+@pytest.mark.parametrize("delta", [1e-17, 1e-20, 1e-300, 5e-324])
+@pytest.mark.parametrize(
+    "r, v, confidence", [(8, 8, 0.95), (8, 7, 0.9), (100, 90, 0.95), (5, 4, 0.5), (1000, 999, 0.99)]
+)
+def test_a_delta_below_rounding_gives_the_bound_without_delta(r, v, confidence, delta):
+    without = epsilon_lower_bound(r, v, r, 0.0, confidence)
+    assert epsilon_lower_bound(r, v, r, delta, confidence) == pytest.approx(without, rel=1e-9)
+
+
 def test_bound_grows_with_right_guesses_and_shrinks_with_delta_and_confidence():
     by_correct = [epsilon_lower_bound(200, v, 1000, 1e-5) for v in range(201)]
     assert by_correct == sorted(by_correct)

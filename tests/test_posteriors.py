@@ -159,9 +159,81 @@ def test_probabilities_are_refused(dtype, classes):
     assert posterior_columns(logs, torch.zeros(20, dtype=torch.long))["logprob"].isfinite().all()
 
 
+WRITTEN = {
+    "three digits": lambda p: p.double().round(decimals=3),
+    "three digits in 32 bits": lambda p: p.round(decimals=3),
+    "clipped": lambda p: p.clamp(1e-6, 1 - 1e-6),
+    "clipped in 64 bits": lambda p: p.double().clamp(1e-6, 1 - 1e-6),
+    "two digits": lambda p: p.double().round(decimals=2),
+    "three digits, clipped": lambda p: p.round(decimals=3).clamp(1e-6, 1 - 1e-6),
+    "clipped, four digits": lambda p: p.clamp(1e-6, 1 - 1e-6).double().round(decimals=4),
+    "kept in 16 bits": lambda p: p.half().float(),
+    "kept in bfloat16": lambda p: p.bfloat16().double(),
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_probabilities_are_refused_however_coarsely_they_are_written(written, scale, classes):
+    generator = torch.Generator().manual_seed(0)
+    p = written(torch.softmax(torch.randn(50, classes, generator=generator) * scale, 1))
+    with pytest.raises(UsageError, match="what looks like probabilities: all 50 rows"):
+        posterior_columns(p, torch.zeros(50, dtype=torch.long))
+
+
 def test_logits_that_are_not_all_probabilities_pass():
     almost = torch.tensor([[0.2, 0.8], [0.3, 0.6]])
     assert posterior_columns(almost, torch.tensor([0, 1]))["correct"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000, 600_000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_logits_of_a_head_that_starts_at_zero_pass(classes, dtype):
+    logits = torch.zeros(3, classes, dtype=dtype)
+    assert posterior_columns(logits, torch.zeros(3, dtype=torch.long))["correct"].tolist() == [1, 1, 1]
+
+
+def refusals(draws):
+    """How many of these batches of logits are taken for probabilities."""
+    found = 0
+    for logits in draws:
+        try:
+            posterior_columns(logits, torch.zeros(len(logits), dtype=torch.long))
+        except UsageError:
+            found += 1
+    return found
+
+
+def test_logits_of_a_constant_network_with_two_classes_are_hardly_ever_refused():
+    """One pair in 500 sums to 1 within three digits, and of these one in 80 within full precision."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.rand(200_000, 2, generator=generator)
+    near = pairs[(pairs.sum(1) - 1).abs() < 1e-3]
+    assert len(near) > 300
+    assert refusals(pair.expand(20, 2) for pair in near) < len(near) / 30
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 0.1])
+def test_logits_of_an_untrained_network_that_lie_close_to_0_and_1_are_not_refused(spread):
+    generator = torch.Generator().manual_seed(0)
+    moved = torch.rand(400, 30, 2, generator=generator) * spread
+    batches = (torch.tensor([0.0051234, 0.9991234 - spread]) * torch.ones(30, 2) + rows for rows in moved)
+    assert refusals(batches) == 0
+
+
+@pytest.mark.parametrize("classes", [2, 5, 50])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_probabilities_of_independent_classes_are_refused_where_they_saturate(classes, dtype):
+    labels = torch.arange(40) % classes
+    logits = torch.randn(40, classes, generator=torch.Generator().manual_seed(0)) - 6
+    logits[torch.arange(40), labels] += 13
+    with pytest.raises(UsageError, match=r"independent classes: all 40 rows lie in \[0, 1\].*before the sigmoid"):
+        posterior_columns(logits.sigmoid().to(dtype), labels)
+    # Real logits beside them, or too few rows to tell, pass.
+    assert posterior_columns(logits, labels)["correct"].mean() > 0.9
+    assert posterior_columns(logits.sigmoid()[:19], labels[:19])["correct"].mean() > 0.9
+    assert posterior_columns(logits.sigmoid() * 1.01, labels)["correct"].mean() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 from audit_toys import ToyNet, audit_of, images
 from torch.utils.data import DataLoader, TensorDataset
 
-from amint.errors import UsageError
+from amint.errors import NonFiniteError, SplitError, UsageError
 from amint.signals import Signals, extract
 from amint.targets import AuditedModel, ClassifierTarget
 
@@ -46,6 +46,56 @@ def test_batches_are_read_one_at_a_time():
     target = Counting()
     extract(target, batches(), {"total"})
     assert read == [2, 2, 2]
+
+
+class Failing(Counting):
+    """Raises at a row with a first pixel of 1, as something that knows the batch alone."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def measure(self, x, needs):
+        bad = x[:, 0, 0, 0] == 1
+        if bad.any():
+            raise self.error(f"{int(bad.sum())} of {len(x)} rows, first row {int(bad.int().argmax())}")
+        return super().measure(x, needs)
+
+
+@pytest.mark.parametrize("error", [NonFiniteError, UsageError])
+@pytest.mark.parametrize("at, begins", [(4, 4), (7, 4), (8, 8), (9, 8)])
+def test_an_error_in_a_later_batch_says_where_the_batch_begins(error, at, begins):
+    x = torch.zeros(10, 3, 4, 4)
+    x[at] = 1
+    words = f"^in the batch that begins at row {begins}: 1 of {min(4, 10 - begins)} rows, first row "
+    with pytest.raises(error, match=f"{words}{at - begins}$") as caught:
+        extract(Failing(error), x.split(4), {"total"})
+    assert type(caught.value) is error
+    assert isinstance(caught.value.__cause__, error)
+
+
+def test_an_error_in_the_first_batch_has_its_rows_right_already():
+    x = torch.zeros(10, 3, 4, 4)
+    x[3] = 1
+    with pytest.raises(NonFiniteError, match=r"^1 of 4 rows, first row 3$"):
+        extract(Failing(NonFiniteError), x.split(4), {"total"})
+
+
+@pytest.mark.parametrize("error", [SplitError, RuntimeError])
+def test_other_errors_stay_as_they_are(error):
+    with pytest.raises(error, match=r"^4 of 4 rows, first row 0$") as caught:
+        extract(Failing(error), [torch.zeros(4, 3, 4, 4), torch.ones(4, 3, 4, 4)], {"total"})
+    assert type(caught.value) is error
+
+
+def test_rows_of_logits_that_are_not_numbers_are_placed_in_the_pass():
+    x, y = images(120), torch.arange(120) % 4
+    x[110] = float("nan")
+    with pytest.raises(
+        NonFiniteError,
+        match=r"begins at row 100: 1 of 20 rows of logits in this batch .* the first is row 10 of it",
+    ):
+        extract(ClassifierTarget(ToyNet()), DataLoader(TensorDataset(x, y), 20), {"logprob"})
 
 
 def test_no_rows_give_empty_columns():

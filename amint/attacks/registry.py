@@ -59,6 +59,7 @@ _QUERIES: dict[str, dict[str, Any]] = {"queries": {"queries": True}}
 _VARIANCES: dict[str, dict[str, Any]] = {
     kind.replace("_", "-"): {"variance": kind} for kind in ("per_example", "pooled", "shrunk")
 }
+_ALL = "all"
 # The mode that works with every set of references.
 _ALIASES = {name: f"{name}-offline" for name in ("lira", "rmia", "informia")}
 _ENTRIES: dict[str, Entry] = {
@@ -99,12 +100,15 @@ def canonical(name: str) -> str:
     """The attack's name as this package writes it: upper case, ``-`` and ``_`` make no difference, rmia is offline.
 
     Raises:
-        UsageError: there is no such attack; the message says which names are near.
+        UsageError: there is no such attack; the message says which names are near. "all" is no attack: it stands for
+            the whole list.
     """
     plain = {known: known for known in _ENTRIES} | _ALIASES
     wanted = _plain(name)
     if wanted in plain:
         return plain[wanted]
+    if wanted == _ALL:
+        raise UsageError('"all" stands alone, in lower case: attacks="all" or --attacks all, without other names')
     near = [plain[key] for key in difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5)]
     hint = f"; near names: {', '.join(near)}" if near else ""
     raise UsageError(f"there is no attack {name!r}{hint}. There are: {', '.join(_ENTRIES)}")
