@@ -37,7 +37,7 @@ class AttackResult:
         p_value: chance of members scoring this high among the audited rows if membership made no difference.
         threshold: where the balanced accuracy is best on rows that were neither fitted nor audited.
         roc: (FPR, TPR) points, from (0, 0) to (1, 1), thinned.
-        epsilon: the lower bound that this attack alone gives.
+        epsilon: the lower bound that this attack alone gives; None if no class holds audited members and non-members.
         forward_passes: passes of the target and of all references that it costs for each sample, if run alone; a
             gradient counts as two more.
         seconds: spent in its own fitting and scoring.
@@ -93,7 +93,7 @@ class Comparison:
     Attributes:
         attacks: one result for each attack, in the order asked for.
         epsilon: the best lower bound over all outsiders' attacks, at its confidence after paying for their number, or
-            None if none could run.
+            None if none could run, or none could be bounded.
         epsilon_attack: the attack that gave it, or empty.
         controls: each attack where it must fail.
         sizes: rows by their use: "fit", "threshold" and "audited", each for members and non-members.
@@ -157,6 +157,21 @@ class Comparison:
             return "No control could run, so that nothing shows that these figures are about membership."
         return ""
 
+    def unchecked(self) -> str:
+        """Which controls could not run, of which attacks and why, or an empty text; no reason to distrust the rest."""
+        said = []
+        for kind in dict.fromkeys(control.kind for control in self.controls):
+            mine = [control for control in self.controls if control.kind == kind]
+            lacking = [control for control in mine if control.p_value is None]
+            reasons = dict.fromkeys(control.reason for control in lacking)
+            if lacking and len(lacking) == len(mine):
+                why = "; ".join(reasons)
+                said.append(f"No {kind} could be checked: {why}. Attacks may see another difference than membership.")
+            elif lacking:
+                named = [f"{', '.join(c.attack for c in lacking if c.reason == why)} ({why})" for why in reasons]
+                said.append(f"No {kind} could be checked for {', '.join(named)}.")
+        return " ".join(said)
+
     def sentence(self) -> str:
         """The result in plain words, with its uncertainty."""
         outsiders = [result for result in self.ranked if result.family != TRAINED_IN]
@@ -167,13 +182,17 @@ class Comparison:
                 said.append(f"The head that was trained in ({result.name}) has an AUROC of {_figure(result['auroc'])}.")
         if self.not_run:
             said.append(f"Could not run: {', '.join(result.name for result in self.not_run)}.")
+        if self.unchecked():
+            said.append(self.unchecked())
         return " ".join(said)
 
     def epsilon_sentence(self) -> str:
         """The lower bound in plain words."""
         bound = self.epsilon
         if bound is None:
-            return "No lower bound on epsilon: no attack from outside could run."
+            ran = any(result.family != TRAINED_IN for result in self.ranked)
+            lacking = "audited members and non-members share no class" if ran else "no attack from outside could run"
+            return f"No lower bound on epsilon: {lacking}."
         sure = f"with {100 * bound.confidence:g} % confidence"
         rests = f"{bound.correct} of {bound.guesses} guesses on {bound.samples} pairs were right, {self.epsilon_attack}"
         said = (

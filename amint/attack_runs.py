@@ -93,7 +93,8 @@ def result_of(
 ) -> tuple[AttackResult, Floats]:
     """``blank`` with what the attack reached filled in, and its scores of the audited rows; none if it cannot run.
 
-    Whatever an attack raises becomes its ``reason``: others must still run.
+    Whatever an attack or its statistics raise becomes its ``reason``: others must still run. Members and non-members
+    without a common class leave no pairs for the bound on epsilon; that is a note.
 
     Args:
         blank: name, family, costs.
@@ -107,29 +108,36 @@ def result_of(
         seed: of the pairs.
     """
     started = time.perf_counter()
+    inside, classes = is_member[parts.audited], groups[parts.audited]
+    stage = "when fitted"
     try:
         fitted = attack.fit(signals_at(signals, attack, parts.fit), is_member[parts.fit].copy())
+        stage = "on the rows that set the threshold"
         tuning = _scores(fitted, signals_at(signals, attack, parts.threshold))
+        stage = "on the audited rows"
         scores = _scores(fitted, signals_at(signals, attack, parts.audited))
+        seconds = time.perf_counter() - started
+        threshold = _best_threshold(roc(tuning, is_member[parts.threshold]))
+        found = summary(scores, inside, threshold, confidence=confidence)
+        notes = [_reversed(scores, inside)]
+        bound = None
+        if _pairs_can_be_formed(inside, classes):
+            pairs = paired(scores, inside, classes, seed)
+            bound = one_run_audit(*pairs, delta=delta, confidence=confidence, seed=seed)
+        else:
+            notes.append("no bound on epsilon: audited members and non-members share no class to form pairs in")
+        filled = replace(
+            blank,
+            measurements=tuple(found.values()),
+            p_value=rank_sum_p(scores[inside], scores[~inside]),
+            threshold=threshold,
+            roc=_thinned(roc(scores, inside)),
+            epsilon=bound,
+            seconds=seconds,
+            note="; ".join(note for note in notes if note),
+        )
     except Exception as error:
-        return replace(blank, reason=_why(error), seconds=time.perf_counter() - started), np.empty(0)
-    seconds = time.perf_counter() - started
-    inside = is_member[parts.audited]
-    threshold = _best_threshold(roc(tuning, is_member[parts.threshold]))
-    found = summary(scores, inside, threshold, confidence=confidence)
-    bound = one_run_audit(
-        *paired(scores, inside, groups[parts.audited], seed), delta=delta, confidence=confidence, seed=seed
-    )
-    filled = replace(
-        blank,
-        measurements=tuple(found.values()),
-        p_value=rank_sum_p(scores[inside], scores[~inside]),
-        threshold=threshold,
-        roc=_thinned(roc(scores, inside)),
-        epsilon=bound,
-        seconds=seconds,
-        note=_reversed(scores, inside),
-    )
+        return replace(blank, reason=f"{stage}: {_why(error)}", seconds=time.perf_counter() - started), np.empty(0)
     return filled, scores
 
 
@@ -144,6 +152,8 @@ def best_bound(
 ) -> tuple[str, EpsilonBound] | None:
     """The best lower bound on epsilon over several attacks, at a confidence that pays for their number.
 
+    None without attacks, or without a class that holds members and non-members.
+
     Args:
         scores: name and scores ``[n]`` of each attack.
         is_member: ``[n]``.
@@ -152,13 +162,13 @@ def best_bound(
         delta: of the refuted guarantee.
         seed: of the pairs.
     """
-    each = 1 - (1 - confidence) / max(1, len(scores))
+    if not scores or not _pairs_can_be_formed(is_member, groups):
+        return None
+    each = 1 - (1 - confidence) / len(scores)
     bounds = [
         (name, one_run_audit(*paired(values, is_member, groups, seed), delta=delta, confidence=each, seed=seed))
         for name, values in scores
     ]
-    if not bounds:
-        return None
     name, best = max(bounds, key=lambda pair: pair[1].value)
     return name, replace(best, confidence=confidence)
 
@@ -188,6 +198,10 @@ def _scores(fitted: Attack, signals: Signals) -> Floats:
     if len(scores) != len(signals):
         raise UsageError(f"the attack gave {len(scores)} scores for {len(signals)} samples; expected one a sample")
     return scores
+
+
+def _pairs_can_be_formed(inside: Flags, classes: NDArray[np.int64]) -> bool:
+    return bool(np.isin(classes[inside], classes[~inside]).any())
 
 
 def _best_threshold(curve: Roc) -> float:

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from amint.arrays import Floats, samples_needed
-from amint.attack_controls import controls_of, twin_audit
+from amint.attack_controls import controls_of
 from amint.attack_results import TRAINED_IN, AttackResult, Comparison
 from amint.attack_runs import Parts, best_bound, result_of, split_rows
 from amint.attacks import Attack, registry
 from amint.audit import Audit
-from amint.errors import RoleOverlapError, UsageError
+from amint.errors import UsageError
 from amint.gathering import Gathered, Progress, References, forward_passes, gather
-from amint.identity import model_digest
 from amint.intervals import error_rate
 from amint.labelled import Labelled, LabelledRows, read_labelled
 from amint.loading import load
 from amint.metrics import LOW_FPRS
 from amint.queries import Queries
-from amint.targets import ClassifierTarget, Target
-from amint.twins import untrained_twin
+from amint.reference_notes import calibration_refusal, reference_notes, row_note
+from amint.subjects import check_external, described, device_of, subject_of
+from amint.targets import Target
 
 __all__ = ["compare"]
 
-# Shares of members and of non-members in the references' pool that differ by more than this are worth a word.
-_POOLS_DIFFER = 0.02
 Entrants = list[tuple[str, Attack]]
 
 
@@ -64,16 +61,17 @@ def compare(
     once, and an untrained twin of the model once, as a control.
 
     Args:
-        target: a bundle's path, an audit, a classifier, or another target. Only the first two have a MINT head, only
-            the first three an untrained twin.
+        target: a bundle's path, an audit, a classifier, or another target. Only an audit has a MINT head. A target that
+            is no :class:`amint.targets.ClassifierTarget` has no untrained twin, and the result says so.
         members: (input, class) pairs that the model was trained on; a dataset, a loader in a fixed order without random
             augmentation, or a pair of tensors ``[n, ...]`` and ``[n]``; preprocessed.
         nonmembers: the same, of samples that nothing was trained on, drawn from where the members come from.
         attacks: "all", or names (see :func:`amint.attacks.registry.names`) and attacks of your own.
-        fleet: reference models, :meth:`amint.fleet.Fleet.load`.
+        fleet: reference models, :meth:`amint.fleet.Fleet.load`. Attacks that need them do not run if they fail, or if
+            they were trained on the audit's calibration samples, see :mod:`amint.reference_notes`.
         taps: where passive MINT reads the model, see :func:`amint.split.resolve_split`; None for the audit's taps, or
             "middle".
-        queries: augmented views for the attacks that use them; None for the default ones.
+        queries: augmented views for the attacks that use them; None for the target's own, or the default ones.
         confidence: of every interval, and of the bound on epsilon.
         delta: of the bound on epsilon.
         seed: of the split, the pairs and the controls.
@@ -84,34 +82,51 @@ def compare(
 
     Raises:
         RoleOverlapError: some rows are members and non-members, or non-members were shown to the MINT head.
-        UsageError: unknown attacks, too few rows, no labels, or a target that none of the attacks can read.
+        UsageError: unknown attacks, a confidence or delta out of range, too few rows, no labels, queries that differ
+            from the target's own, or a target that none of the attacks can read.
         NonFiniteError: the model's outputs are NaN or infinite.
         BundleError: the bundle cannot be used.
     """
     started = time.perf_counter()
     error_rate(confidence)
+    if not 0 <= delta <= 1:
+        raise UsageError(f"delta must lie between 0 and 1, found {delta}")
     entrants = _entrants(attacks)
     model = load(target, allow_import=allow_import) if isinstance(target, str | Path) else target
+    subject = subject_of(model, taps, queries)
     rows = read_labelled(members, nonmembers, batch_size)
-    _check_external(model, rows)
+    check_external(subject, rows)
     parts = split_rows(rows.is_member, rows.classes, rows.different, seed)
-    place = _device(model)
+    place = device_of(subject)
     needs: frozenset[str] = frozenset().union(*(attack.needs for _, attack in entrants))
+    refused = calibration_refusal(fleet, subject.audit, rows)
+    seen = None if fleet is None else fleet.saw(rows.marks)
     gathered = gather(
-        _target(model, taps, queries), fleet, rows, needs, queries=queries, cache=cache, device=place, progress=progress
+        subject.target,
+        fleet,
+        rows,
+        needs,
+        refused=refused,
+        queries=subject.queries,
+        cache=cache,
+        device=place,
+        progress=progress,
     )
     passes = time.perf_counter() - started
 
     results, scores = [], []
     for done, (name, attack) in enumerate(entrants):
         result, audited = _run(name, attack, gathered, rows, parts, confidence=confidence, delta=delta, seed=seed)
+        if seen is not None and not result.reason:
+            notes = (result.note, row_note(attack.needs, gathered, seen, rows, parts))
+            result = replace(result, note="; ".join(note for note in notes if note))
         results.append(result)
         if not result.reason and result.family != TRAINED_IN:
             scores.append((name, audited))
         if progress is not None:
             progress("attacks", done + 1, len(entrants))
     ran = [entrant for entrant, result in zip(entrants, results, strict=True) if not result.reason]
-    twin = _twin(model, taps, queries, seed)
+    twin = None if subject.twin is None else partial(subject.twin, seed)
     controls = controls_of(ran, twin, gathered, rows, parts, seed=seed, device=place, progress=progress)
     inside, groups = rows.is_member[parts.audited], rows.classes[parts.audited]
     bound = best_bound(scores, inside, groups, confidence=confidence, delta=delta, seed=seed)
@@ -121,7 +136,7 @@ def compare(
         epsilon_attack=bound[0] if bound else "",
         controls=tuple(controls),
         sizes=_sizes(rows, parts),
-        notes=tuple(_notes(rows, parts, fleet)),
+        notes=(*([] if seen is None else reference_notes(seen, rows, parts)), *_notes(rows, parts)),
         settings={
             "attacks": "all" if attacks == "all" else [name for name, _ in entrants],
             "references": gathered.references,
@@ -130,7 +145,7 @@ def compare(
             "seed": seed,
             "batch_size": batch_size,
         },
-        target=_described(model, rows),
+        target=described(subject, rows),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         libraries={name: metadata.version(name) for name in ("amint-audit", "torch", "numpy", "scipy", "scikit-learn")},
         seconds={"passes": passes, "all": time.perf_counter() - started},
@@ -171,47 +186,6 @@ def _run(
     return result_of(blank, attack, gathered.signals, rows.is_member, parts, groups=rows.classes, **statistics)
 
 
-def _target(model: Audit | nn.Module | Target, taps: Any, queries: Queries | None) -> Target:
-    if isinstance(model, Audit):
-        return ClassifierTarget(model.backbone, audit=model, taps=taps, queries=queries)
-    if isinstance(model, nn.Module):
-        return ClassifierTarget(model, taps="middle" if taps is None else taps, queries=queries)
-    if not hasattr(model, "measure") or not hasattr(model, "provides"):
-        raise UsageError(
-            f"a target is a bundle's path, an audit, a classifier or something with provides and measure; got "
-            f"{type(model).__name__}"
-        )
-    return model
-
-
-def _twin(
-    model: Audit | nn.Module | Target, taps: Any, queries: Queries | None, seed: int
-) -> Callable[[], Target] | None:
-    if isinstance(model, Audit):
-        return lambda: _target(twin_audit(model, seed), taps, queries)
-    return (lambda: _target(untrained_twin(model, seed), taps, queries)) if isinstance(model, nn.Module) else None
-
-
-def _device(model: Audit | nn.Module | Target) -> torch.device:
-    network = model.backbone if isinstance(model, Audit) else model
-    weights = network.parameters() if isinstance(network, nn.Module) else iter(())
-    return next((weight.device for weight in weights), torch.device("cpu"))
-
-
-def _check_external(model: Audit | nn.Module | Target, rows: LabelledRows) -> None:
-    """The MINT head has learned to answer "no" for external rows: as non-members they would flatter it."""
-    marks = model.training.external_marks if isinstance(model, Audit) else None
-    if marks is None:
-        return
-    outside = rows.marks[~rows.is_member]
-    shown = np.flatnonzero(np.isin(outside, marks))
-    if len(shown):
-        raise RoleOverlapError(
-            f"{len(shown)} of {len(outside)} non-members are external rows that the MINT head was trained on (first at "
-            f"rows {shown[:5].tolist()}); take them out of the non-members"
-        )
-
-
 def _sizes(rows: LabelledRows, parts: Parts) -> dict[str, int]:
     return {
         f"{use}_{side}": int((rows.is_member[which] == (side == "members")).sum())
@@ -220,7 +194,7 @@ def _sizes(rows: LabelledRows, parts: Parts) -> dict[str, int]:
     }
 
 
-def _notes(rows: LabelledRows, parts: Parts, fleet: References | None) -> list[str]:
+def _notes(rows: LabelledRows, parts: Parts) -> list[str]:
     notes = [rows.class_note()]
     copies = len(rows) - len(rows.different)
     if copies:
@@ -233,24 +207,4 @@ def _notes(rows: LabelledRows, parts: Parts, fleet: References | None) -> list[s
             f"Too few non-members for the TPR at {shown} FPR: {others} were audited, {samples_needed(min(wanting))} "
             "are needed, so that twice as many have to be given."
         )
-    if fleet is not None:
-        seen = fleet.saw(rows.marks)
-        inside, outside = (float(seen[side].mean()) for side in (rows.is_member, ~rows.is_member))
-        if abs(inside - outside) > _POOLS_DIFFER:
-            notes.append(
-                f"The reference models' pool holds {100 * inside:.1f} % of the members and {100 * outside:.1f} % of "
-                "the non-members: attacks with references may see that difference. Train them on a pool of both."
-            )
     return [note for note in notes if note]
-
-
-def _described(model: Audit | nn.Module | Target, rows: LabelledRows) -> dict[str, str]:
-    network = model.backbone if isinstance(model, Audit) else model
-    found = {"model": type(network).__name__}
-    if isinstance(network, nn.Module):
-        found["model_sha256"] = model_digest(network)
-    if isinstance(model, Audit) and model.bundle is not None:
-        found["bundle_sha256"] = model.bundle.sha256
-    for name, side in (("members", rows.is_member), ("nonmembers", ~rows.is_member)):
-        found[f"{name}_sha256"] = hashlib.sha256(rows.marks[side].tobytes() + rows.classes[side].tobytes()).hexdigest()
-    return found

@@ -85,6 +85,7 @@ def gather(
     rows: LabelledRows,
     needs: Set[str],
     *,
+    refused: str = "",
     queries: Queries | None = None,
     cache: str | Path | None = None,
     device: torch.device | None = None,
@@ -93,11 +94,15 @@ def gather(
 ) -> Gathered:
     """Measure what can be measured; one signal that cannot be does not keep the others from being measured.
 
+    A signal of the target that fails on some batch is left out, and the pass begins again without it. Whatever the
+    references raise keeps none of the target's signals back.
+
     Args:
         target: the model.
         references: their columns are those that begin with ``reference_`` or ``shadow_``.
         rows: what to measure.
         needs: names of signals, of target and references.
+        refused: why the references must not be asked, or empty.
         queries: augmented views, the same as the target's.
         cache: folder for the target's signals.
         device: of the references; None for the CPU.
@@ -105,27 +110,34 @@ def gather(
         stage: what the pass over the target is called there.
 
     Raises:
-        Exception: what the target raises, if none of its signals but the MINT head's can be measured.
-        UsageError: the references do not fit, the rows change between passes, or a target without identity is to be
-            kept on disk.
+        Exception: what the target raises, if none of its signals but the MINT head's can be measured, or if each can be
+            measured alone; and what ``progress`` raises.
+        UsageError: the rows change between passes, or a target without identity is to be kept on disk.
     """
     own = {name for name in needs if not is_of_references(name)}
     missing = _unmeasurable(target, rows, own)
-    signals = _extracted(target, _Counted(rows, stage, progress), own - set(missing), cache)
+    signals, failed = _measured(target, _Counted(rows, stage, progress), own - set(missing), cache)
+    missing |= failed
     others = set(needs) - own
     if references is None:
         hint = "there are no reference models; pass fleet=, or --references on the command line"
         return Gathered(signals, missing | dict.fromkeys(others, hint), 0)
+    if refused:
+        return Gathered(signals, missing | dict.fromkeys(others, refused), references.k)
     missing |= dict.fromkeys(others - references.provides, "these reference models do not provide it")
     # What the target cannot give is of no use from references, and would fail there for the same reason.
     missing |= {name: missing[same] for name in others if (same := name.removeprefix(_REFERENCE)) in missing}
     wanted = others - set(missing)
     if wanted:
-        batches = _Counted(rows, "references", progress)
-        more = references.signals(
-            batches, wanted, queries=queries, classes=_classes(target, rows), device=device or "cpu"
-        )
-        signals = signals.joined(more)
+        classes, batches = _classes(target, rows), _Counted(rows, "references", progress)
+        # References may fail in any way, and attacks on the target alone must still run.
+        try:
+            found = references.signals(batches, wanted, queries=queries, classes=classes, device=device or "cpu")
+            signals = signals.joined(found)
+        except Exception as error:
+            if batches.broken is not None:
+                raise
+            missing |= dict.fromkeys(wanted, f"the reference models: {_said(error)}")
     return Gathered(signals, missing, references.k)
 
 
@@ -143,38 +155,80 @@ def forward_passes(needs: Set[str], gathered: Gathered) -> int:
     return models * views + 2 * any(name.startswith("gradient") for name in needs)
 
 
-@dataclass(frozen=True, eq=False)
 class _Counted:
-    """Batches that may be read as often as need be, and report how far each pass is."""
+    """Batches that may be read as often as need be, and report how far each pass is.
 
-    rows: LabelledRows
-    stage: str
-    progress: Progress | None
+    Attributes:
+        measured: the batch that was handed out and not yet asked to be followed by another; None between passes.
+        done: how many rows came before it.
+        broken: what the rows or ``progress`` raised, which is no failure of what reads the batches.
+    """
+
+    def __init__(self, rows: LabelledRows, stage: str, progress: Progress | None) -> None:
+        self._rows, self._stage, self._progress = rows, stage, progress
+        self.measured: tuple[Tensor, Tensor] | None = None
+        self.done = 0
+        self.broken: Exception | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        done = 0
-        for x, y in self.rows:
-            yield x, y
-            done += len(x)
-            if self.progress is not None:
-                self.progress(self.stage, done, len(self.rows))
+        self.measured, self.done = None, 0
+        try:
+            for batch in self._rows:
+                self.measured = batch
+                yield batch
+                self.measured = None
+                self.done += len(batch[0])
+                if self._progress is not None:
+                    self._progress(self._stage, self.done, len(self._rows))
+        except Exception as error:
+            self.broken = error
+            raise
 
 
 def _unmeasurable(target: Target, rows: LabelledRows, needs: Set[str]) -> dict[str, str]:
     x, y = next(iter(rows))
-    few = (x[:_PROBED], y[:_PROBED])
-    failures: dict[str, Exception] = {}
-    for name in sorted(needs & target.provides):
-        # A user's model may raise anything.
-        try:
-            target.measure(few, {name})
-        except Exception as error:
-            failures[name] = error
-    # The MINT head reads no outputs; it alone does not make a comparison.
-    if failures and set(failures) >= (needs & target.provides) - {"mint_logit"}:
+    failures = _failures(target, (x[:_PROBED], y[:_PROBED]), needs & target.provides)
+    if failures and _ends_all(failures, needs & target.provides):
         raise next(iter(failures.values()))
     absent = dict.fromkeys(needs - target.provides, "this target does not provide it")
     return absent | {name: _said(error) for name, error in failures.items()}
+
+
+def _measured(
+    target: Target, batches: _Counted, needs: Set[str], cache: str | Path | None
+) -> tuple[Signals, dict[str, str]]:
+    """The signals that can be measured on all rows, and why the others cannot."""
+    failed: dict[str, str] = {}
+    while True:
+        wanted = needs - set(failed)
+        try:
+            return _extracted(target, batches, wanted, cache), failed
+        except Exception:
+            # Not while a batch was measured: the rows, the progress or the cache, and no signal is to blame.
+            if batches.measured is None:
+                raise
+            failures = _failures(target, batches.measured, wanted)
+            if not failures or _ends_all(failures, wanted):
+                raise
+            where = f"in the batch that begins at row {batches.done}"
+            failed |= {name: f"{where}: {_said(error)}" for name, error in failures.items()}
+
+
+def _failures(target: Target, batch: tuple[Tensor, Tensor], needs: Set[str]) -> dict[str, Exception]:
+    """What each signal raises when it is measured alone on this batch; those that can be measured are left out."""
+    found: dict[str, Exception] = {}
+    for name in sorted(needs):
+        # A user's model may raise anything.
+        try:
+            target.measure(batch, {name})
+        except Exception as error:
+            found[name] = error
+    return found
+
+
+def _ends_all(failures: Mapping[str, Exception], needs: Set[str]) -> bool:
+    """Whether nothing is left to compare; the MINT head reads no outputs, and alone it does not make a comparison."""
+    return set(failures) >= needs - {"mint_logit"}
 
 
 def _extracted(target: Target, batches: _Counted, needs: Set[str], cache: str | Path | None) -> Signals:

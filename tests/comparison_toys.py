@@ -23,7 +23,7 @@ class TableTarget:
 
 
 class TableFleet:
-    """References from the same table."""
+    """References from the same table; ``seen`` ``[n]`` are the rows that any of them was trained on, None for all."""
 
     def __init__(self, signals, seen=None):
         self.table, self.seen, self.k = signals, seen, signals["reference_in"].shape[1]

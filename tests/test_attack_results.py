@@ -96,6 +96,26 @@ def test_controls_that_could_not_run_are_a_warning_only_if_none_could():
     assert comparison(result(), controls=()).warning().startswith("No control could run")
 
 
+def test_controls_that_could_not_run_are_named_with_their_kind_attacks_and_reasons():
+    assert comparison(result()).unchecked() == ""
+    shuffled = controls("a", "b", "c", kinds=["shuffled membership"])
+    none = [AttackControl("untrained twin", name, None, None, "no network") for name in "abc"]
+    made = comparison(*map(result, "abc"), controls=(*shuffled, *none))
+    assert made.unchecked() == (
+        "No untrained twin could be checked: no network. Attacks may see another difference than membership."
+    )
+    assert made.sentence().endswith(made.unchecked())
+    other = AttackControl("untrained twin", "c", None, None, "no gradient")
+    (ran,) = controls("b", kinds=["untrained twin"])
+    made = comparison(*map(result, "abc"), controls=(*shuffled, none[0], ran, other))
+    assert made.unchecked() == "No untrained twin could be checked for a (no network), c (no gradient)."
+
+
+def test_epsilon_is_missing_for_another_reason_than_that_nothing_ran():
+    made = replace(comparison(replace(result(), epsilon=None)), epsilon=None, epsilon_attack="")
+    assert made.epsilon_sentence() == ("No lower bound on epsilon: audited members and non-members share no class.")
+
+
 def test_epsilon_in_words():
     assert comparison(result()).epsilon_sentence() == (
         "This training is not (0.30, 1e-05)-differentially private, with 95 % confidence (80 of 100 guesses "

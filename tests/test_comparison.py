@@ -229,10 +229,14 @@ def test_shuffled_membership_is_half_and_a_leak_is_told_in_the_first_line(everyt
     shuffled = [control for control in everything.controls if control.kind == "shuffled membership"]
     assert len(shuffled) == len(everything.attacks)
     assert everything.failed_controls == ()
-    # A table has no twin, and that is said for each attack; it is no reason to distrust the rest.
+    # A table has no twin, and that is said; it is no reason to distrust the rest.
     assert all("no untrained twin" in c.reason for c in everything.controls if c.kind == "untrained twin")
     assert everything.warning() == ""
     assert everything.sentence().startswith("The strongest of 24 attacks from outside")
+    assert everything.sentence().endswith(
+        "No untrained twin could be checked: this target has no untrained twin; pass the model itself. "
+        "Attacks may see another difference than membership."
+    )
 
 
 class Brightness(Own):
@@ -322,7 +326,7 @@ def test_references_from_another_pool_are_said():
     found = compare(
         TableTarget(signals, signals.columns), members, nonmembers, attacks=["watson"], fleet=TableFleet(signals, seen)
     )
-    assert "pool holds 100.0 % of the members and 0.0 % of the non-members" in found.notes[-1]
+    assert "pool holds 100.0 % of the members and 0.0 % of the non-members" in " ".join(found.notes)
 
 
 def test_references_that_saw_everything_are_refused_with_counts():
@@ -418,13 +422,25 @@ def test_an_iterator_that_is_used_up_is_refused(rows):
         compare(ToyNet().eval(), iter([rows[0]]), rows[1], attacks=["loss"])
 
 
+class Unread:
+    """What is wrong before anything is computed must be found before it is asked."""
+
+    provides = frozenset({"logprob"})
+
+    def measure(self, batch, needs):
+        raise AssertionError("it was asked")
+
+
 def test_other_mistakes_are_refused(rows, tmp_path):
     with pytest.raises(UsageError, match="there is no attack 'losss'; near names: loss"):
         compare(ToyNet(), *rows, attacks=["losss"])
     with pytest.raises(UsageError, match="there is no attack to compare"):
         compare(ToyNet(), *rows, attacks=[])
     with pytest.raises(UsageError, match="confidence"):
-        compare(ToyNet(), *rows, confidence=1.0)
+        compare(Unread(), *rows, confidence=1.0)
+    for delta in (2.0, -1e-9, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="delta must lie between 0 and 1"):
+            compare(Unread(), *rows, delta=delta)
     with pytest.raises(UsageError, match="got int"):
         compare(5, *rows)
 

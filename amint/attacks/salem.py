@@ -31,7 +31,9 @@ class SalemNet:
     """Adversary 1: a network with 64 hidden units learns "in" or "out" from one shadow model's posteriors.
 
     The inputs are the three largest posteriors, descending (two classes: both), each standardised over the shadow's
-    samples. The shadow model has the target's task and no sample of its training data.
+    samples. The shadow model has the target's task. In the paper it shares no training sample with the target; here it
+    is the first model of a fleet, trained on a random half of the pool, and so on about half of those members of the
+    target that the pool holds. :func:`amint.compare` says how many of the audited members these are.
 
     Attributes:
         seed: of the network's weights and batches.

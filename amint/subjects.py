@@ -1,0 +1,131 @@
+"""What a comparison is about: a target, the network and the head behind it where they are known, its untrained twin."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from amint.attack_controls import twin_audit
+from amint.audit import Audit
+from amint.errors import RoleOverlapError, UsageError
+from amint.identity import model_digest
+from amint.labelled import LabelledRows
+from amint.queries import Queries
+from amint.targets import ClassifierTarget, Target
+from amint.twins import untrained_twin
+
+__all__ = ["Subject", "check_external", "described", "device_of", "subject_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A target, opened as far as it can be.
+
+    Attributes:
+        target: what signals are read from.
+        kind: the type of the network, or of the target where no network is known.
+        network: the audited model; None for a target that keeps it to itself.
+        audit: the audit of that model, if there is one.
+        queries: the views that the target is asked about, which must be those of the references; None for the default.
+        twin: makes the same target on an untrained network from a seed; None where no network is known.
+    """
+
+    target: Target
+    kind: str
+    network: nn.Module | None
+    audit: Audit | None
+    queries: Queries | None
+    twin: Callable[[int], Target] | None
+
+
+def subject_of(
+    model: Audit | nn.Module | Target, taps: str | Sequence[str] | None = None, queries: Queries | None = None
+) -> Subject:
+    """Open what is to be attacked.
+
+    Args:
+        model: an audit, a classifier or another target.
+        taps: where passive MINT reads an audit or a classifier; None for the audit's taps, or "middle".
+        queries: augmented views; None for the target's own, or the default ones.
+
+    Raises:
+        UsageError: not a target, or one that has other queries of its own.
+    """
+    if isinstance(model, Audit):
+        target: Target = ClassifierTarget(model.backbone, audit=model, taps=taps, queries=queries)
+    elif isinstance(model, nn.Module):
+        target = ClassifierTarget(model, taps="middle" if taps is None else taps, queries=queries)
+    elif hasattr(model, "measure") and hasattr(model, "provides"):
+        target = model
+    else:
+        raise UsageError(
+            f"a target is a bundle's path, an audit, a classifier or something with provides and measure; got "
+            f"{type(model).__name__}"
+        )
+    asked = _queries(target, queries)
+    if not isinstance(target, ClassifierTarget):
+        return Subject(target, type(target).__name__, None, None, asked, None)
+    network = target._model
+    return Subject(
+        target, type(network).__name__, network, target._audit, asked, lambda seed: _untrained(target, network, seed)
+    )
+
+
+def device_of(subject: Subject) -> torch.device:
+    """Where the network lives; the CPU where none is known."""
+    weights = iter(()) if subject.network is None else subject.network.parameters()
+    return next((weight.device for weight in weights), torch.device("cpu"))
+
+
+def check_external(subject: Subject, rows: LabelledRows) -> None:
+    """The MINT head has learned to answer "no" for external rows: as non-members they would flatter it.
+
+    Raises:
+        RoleOverlapError: some non-members are external rows.
+    """
+    marks = None if subject.audit is None else subject.audit.training.external_marks
+    if marks is None:
+        return
+    outside = rows.marks[~rows.is_member]
+    shown = np.flatnonzero(np.isin(outside, marks))
+    if len(shown):
+        raise RoleOverlapError(
+            f"{len(shown)} of {len(outside)} non-members are external rows that the MINT head was trained on (first at "
+            f"rows {shown[:5].tolist()}); take them out of the non-members"
+        )
+
+
+def described(subject: Subject, rows: LabelledRows) -> dict[str, str]:
+    """Name -> hash or description, of the model and of both sides' rows."""
+    found = {"model": subject.kind}
+    if subject.network is not None:
+        found["model_sha256"] = model_digest(subject.network)
+    if subject.audit is not None and subject.audit.bundle is not None:
+        found["bundle_sha256"] = subject.audit.bundle.sha256
+    for name, side in (("members", rows.is_member), ("nonmembers", ~rows.is_member)):
+        found[f"{name}_sha256"] = hashlib.sha256(rows.marks[side].tobytes() + rows.classes[side].tobytes()).hexdigest()
+    return found
+
+
+def _queries(target: Target, queries: Queries | None) -> Queries | None:
+    own = getattr(target, "queries", None)
+    if own is not None and queries is not None and own != queries:
+        raise UsageError(
+            f"this target is asked about {own}, and queries= says {queries}; leave out queries=, references are asked "
+            "about the target's own"
+        )
+    return queries if own is None else own
+
+
+def _untrained(target: ClassifierTarget, network: nn.Module, seed: int) -> ClassifierTarget:
+    """The same target, taps, classes and queries included, on an untrained network."""
+    audit = None if target._audit is None else twin_audit(target._audit, seed)
+    twin = copy.copy(target)
+    twin._audit, twin._model = audit, untrained_twin(network, seed) if audit is None else audit.backbone
+    return twin
