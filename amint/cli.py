@@ -23,6 +23,7 @@ from amint import __version__
 from amint.commands import console, trust
 from amint.commands.tables import bundle_table, demo_table, verdict_table
 from amint.errors import AmintError, UsageError
+from amint.wording import fine_print
 
 __all__ = ["app", "main"]
 
@@ -185,6 +186,8 @@ def verify(
     from amint.report import pictured, write_report
     from amint.verification import verify as judge
 
+    if submitted.is_dir() and out.resolve().is_relative_to(submitted.resolve()):
+        raise UsageError(f"--out {out} lies inside the submission {submitted}, of which it would become a part")
     with console.progress() as bar:
         task = bar.add_task("judging", total=None)
         audit = load(bundle, allow_import=allow_import, public_key=public_key)
@@ -203,6 +206,8 @@ def verify(
     paths = [*verdict.write(out), page]
     console.out.print(verdict_table(verdict, rows))
     console.say(verdict.sentence(), style="bold")
+    for line in fine_print(verdict):
+        console.say(line)
     Journal.discard(journal)
     console.say(f"Wrote {', '.join(map(str, paths))}.")
 

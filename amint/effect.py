@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from amint.arrays import Floats, score_array
@@ -15,7 +15,7 @@ from amint.errors import UsageError
 from amint.intervals import Interval, error_rate
 from amint.metrics import auroc, auroc_interval
 
-__all__ = ["Effect", "effect", "members_at_least"]
+__all__ = ["Effect", "effect", "effect_by_class", "members_at_least"]
 
 # Fixed beforehand, whatever the scores: members may stand out a little in the middle or far out at the top.
 _LEVELS = (0.5, 0.75, 0.9, 0.97, 1.0)
@@ -59,6 +59,43 @@ def effect(submitted: ArrayLike, calibration: ArrayLike, confidence: float = 0.9
         samples=len(x),
         calibration_n=len(y),
     )
+
+
+def effect_by_class(
+    submitted: ArrayLike,
+    classes: NDArray[np.int64],
+    calibration: ArrayLike,
+    calibration_classes: NDArray[np.int64],
+    confidence: float = 0.95,
+) -> Effect:
+    """The effect size of a submission ``[m]`` of these classes, each sample against calibration of its own class.
+
+    Each score is replaced by its place within its class: 0.5 in the middle of the calibration. The superiority is that
+    of these places; the bound on members is the sum of those of the classes, which share its error. Samples of a class
+    without calibration samples are left out; if that is all of them, the effect is 0.5, anywhere from 0 to 1.
+
+    Raises as :func:`effect`.
+    """
+    x, y = _sides(submitted, calibration)
+    shared = np.intersect1d(classes, calibration_classes)
+    if not len(shared):
+        return Effect(0.5, Interval(0.0, 1.0, confidence), 0, len(x), len(y))
+    places, known_places, found = [], [], 0
+    each = 1 - error_rate(confidence) / len(shared)
+    for group in shared:
+        own, known = x[classes == group], np.sort(y[calibration_classes == group])
+        places.append((_mid_ranks(own, known) + 0.5) / (len(known) + 1))
+        # Its own tie with itself does not count.
+        known_places.append(_mid_ranks(known, known) / len(known))
+        found += members_at_least(own, known, each)
+    whole = effect(np.concatenate(places), np.concatenate(known_places), confidence)
+    return Effect(whole.superiority, whole.interval, found, len(x), len(y))
+
+
+def _mid_ranks(scores: Floats, known: Floats) -> Floats:
+    """How many of the sorted ``known`` lie below each score, ties counted 1/2."""
+    sides = [np.searchsorted(known, scores, side=side) for side in ("left", "right")]
+    return np.asarray(np.mean(sides, axis=0), np.float64)
 
 
 def members_at_least(submitted: ArrayLike, calibration: ArrayLike, confidence: float = 0.95) -> int:

@@ -17,7 +17,7 @@ from amint.result_files import as_csv, as_json, read_result, write_result
 
 __all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Provenance", "SetTest", "Verdict", "by_rank"]
 
-SCHEMA = 2
+SCHEMA = 3
 HEAD = "MINT head"
 Decision = Literal["used", "no evidence", "cannot tell"]
 
@@ -106,8 +106,8 @@ class Verdict:
 
     @property
     def copies(self) -> int:
-        """How many items are copies of an earlier one."""
-        return sum(item.copy_of is not None for item in self.items)
+        """How many judged items are copies of an earlier one."""
+        return sum(item.copy_of is not None for item in self.judged)
 
     @property
     def contradiction(self) -> bool:

@@ -39,9 +39,11 @@ class SetTest:
         name: which score was tested: "MINT head" or "confidence".
         p_value: of the one-sided test of the submission's scores against the calibration's.
         adjusted: the same after Holm over all tests of the verdict.
-        superiority: chance that a submitted sample outscores a calibration sample, 0.5 = no difference.
+        superiority: chance that a submitted sample outscores a calibration sample (of its class, if samples are
+            compared by class), 0.5 = no difference.
         low, high: its 95 % interval.
         members_at_least: lower 95 % confidence bound on how many submitted samples were used.
+        samples: how many samples that is out of: those of other roles left out, exact and near copies counted once.
     """
 
     name: str
@@ -51,6 +53,7 @@ class SetTest:
     low: float
     high: float
     members_at_least: int
+    samples: int
 
 
 @dataclass(frozen=True)

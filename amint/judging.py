@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from amint.blind import FEATURES
 from amint.calibration import Calibration, benjamini_hochberg, holm
 from amint.conditional import ConditionalCalibration, depends_on_class
 from amint.controls import blind_baseline, control_against_control, duplicates
-from amint.effect import effect
+from amint.dependence import groups_of_copies, p_value_of_groups, share_of_draws
+from amint.effect import Effect, effect, effect_by_class
 from amint.errors import UsageError
 from amint.evidence import HEAD, Evidence
 from amint.findings import Control, SetTest
@@ -25,6 +27,7 @@ __all__ = [
     "Samples",
     "Scale",
     "already_known",
+    "as_one",
     "distinct",
     "judged_items",
     "set_tests",
@@ -96,6 +99,12 @@ class Scale:
             return self._conditional(known).set_p_value(scores, classes)
         return Calibration(known).set_p_value(scores)
 
+    def effect(self, scores: Floats, known: Floats, classes: NDArray[np.int64] | None) -> Effect:
+        """How far all ``scores`` stand above the ``known`` scores of the calibration samples."""
+        if self.by_class and classes is not None:
+            return effect_by_class(scores, classes, known, np.asarray(self.records.classes))
+        return effect(scores, known)
+
     def explain(self, samples: Samples) -> str:
         """What the samples were compared with, in plain words."""
         n = len(self.records.scores)
@@ -147,21 +156,45 @@ def judged_items(
 
 
 def set_tests(samples: Samples, scale: Scale, rows: NDArray[np.int64]) -> tuple[SetTest, ...]:
-    """The evidence for the submission as a whole, from its distinct samples ``rows``, adjusted by Holm."""
+    """The evidence for the submission as a whole, from its distinct samples ``rows``, adjusted by Holm.
+
+    Pictures that are nearly the same count as one.
+    """
     records = scale.records
     kinds = [(HEAD, samples.scores, records.scores)]
     if samples.confidence is not None and records.confidence is not None:
         kinds.append((CONFIDENCE, samples.confidence, records.confidence))
     if not len(rows):
         return ()
-    classes = None if samples.classes is None else samples.classes[rows]
-    p_values = [scale.set_p_value(own[rows], known, classes) for _, own, known in kinds]
+    groups = _groups(samples, records, rows)
+    first, share = rows[np.unique(groups)], share_of_draws(groups)
+
+    def p_value(own: Floats, known: Floats) -> float:
+        of_all, of_firsts = (
+            scale.set_p_value(own[chosen], known, None if samples.classes is None else samples.classes[chosen])
+            for chosen in (rows, first)
+        )
+        return p_value_of_groups(of_all, of_firsts, share)
+
+    p_values = [p_value(own, known) for _, own, known in kinds]
+    classes = None if samples.classes is None else samples.classes[first]
     tests = []
-    for (name, own, known), p_value, adjusted in zip(kinds, p_values, holm(p_values).tolist(), strict=True):
-        size = effect(own[rows], known)
+    for (name, own, known), p, adjusted in zip(kinds, p_values, holm(p_values).tolist(), strict=True):
+        size = scale.effect(own[first], known, classes)
         low, high = size.interval.low, size.interval.high
-        tests.append(SetTest(name, p_value, adjusted, size.superiority, low, high, size.members_at_least))
+        tests.append(SetTest(name, p, adjusted, size.superiority, low, high, size.members_at_least, size.samples))
     return tuple(tests)
+
+
+def _groups(samples: Samples, records: CalibrationRecords, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of the rows the place, among them, of the first that it is nearly the same picture as."""
+    return groups_of_copies(None if samples.looks is None else samples.looks[rows], records.hashes, len(rows))
+
+
+def as_one(items: Sequence[Evidence], p_value: float, alpha: float) -> tuple[Evidence, ...]:
+    """The items of a submission that holds one sample: what is said of the whole is said of it."""
+    told: dict[str, Any] = {"adjusted": p_value, "decision": "used" if p_value <= alpha else "no evidence"}
+    return tuple(item if item.score is None else replace(item, **told) for item in items)
 
 
 def already_known(
@@ -182,10 +215,11 @@ def submission_controls(
     Args:
         samples: the submission.
         scale: what it is compared with.
-        rows: its distinct samples that play no other role.
+        rows: its distinct samples that play no other role; near copies are compared once.
         names: of the properties of files.
     """
     records = scale.records
+    rows = rows[np.unique(_groups(samples, records, rows))]
     # More would cost memory and change no outcome.
     rows = np.sort(np.random.default_rng(_SEED).permutation(rows)[:_MOST_COMPARED])
     own, other, columns = samples.blind[rows], records.blind, list(FEATURES)

@@ -32,6 +32,7 @@ __all__ = [
     "find_duplicates",
     "likeness",
     "near_groups",
+    "near_shares",
     "nearest",
     "perceptual_hash",
 ]
@@ -149,6 +150,22 @@ def near_groups(hashes: Hashes, most_bits: int = MOST_BITS) -> Hashes:
     earliest = np.full(n, len(hashes), np.int64)
     np.minimum.at(earliest, leader, first)
     return np.where(hashes == 0, np.arange(len(hashes)), earliest[leader][which])
+
+
+def near_shares(hashes: Hashes, most_bits: int = MOST_BITS) -> Floats:
+    """Of two different images, how often do their hashes differ in at most 0, 1 ... ``most_bits`` bits?
+
+    Float64 ``[most_bits + 1]``, from 1,000 of the hashes ``[n]`` against the others; zeros for fewer than two.
+    Raises as :func:`nearest`.
+    """
+    hashes = _checked("hashes", hashes, most_bits)
+    hashes = np.random.default_rng(0).permutation(hashes[hashes != 0])
+    asked, rest = np.split(hashes, [min(_SAMPLE, len(hashes) // 2)])
+    counts = np.zeros(most_bits + 1, np.int64)
+    for _, _, agreeing in _tables(asked, rest):
+        bits = (BITS - agreeing[agreeing >= _least(most_bits)]).astype(np.int64) // 2
+        counts += np.bincount(bits, minlength=most_bits + 1)
+    return np.asarray(counts.cumsum() / max(1, len(asked) * len(rest)), np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from amint.audit import Audit
 from amint.batches import Source
 from amint.evidence import Decision, Evidence, Verdict
 from amint.findings import Control, Provenance, SetTest
-from amint.judging import Scale, already_known, distinct, judged_items, set_tests, submission_controls
+from amint.judging import Scale, already_known, as_one, distinct, judged_items, set_tests, submission_controls
 from amint.loading import load
 from amint.power import power_curve
 from amint.readers import PROPERTY_NAMES
@@ -43,8 +43,9 @@ def verify(
     exchangeable with them, p is at most alpha with probability at most alpha. A sample is ``used`` if its p-value is at
     most alpha after Benjamini-Hochberg over the submission. The submission is ``used`` if a one-sided rank-sum test of
     all its scores, or of the model's confidence in them, against the calibration samples has p at most alpha after Holm
-    over these two. The tests take samples for independent draws, so exact copies enter them once. Controls look for
-    other causes of high scores; one that fails turns what would be ``used`` or ``no evidence`` into ``cannot tell``.
+    over these two; of a single sample the same is said as of the submission. The tests take samples for independent
+    draws, so copies, exact or near (:mod:`amint.dependence`), count once. Controls look for other causes of high
+    scores; one that fails turns what would be ``used`` or ``no evidence`` into ``cannot tell``.
 
     Args:
         model: a bundle's path, or a calibrated audit.
@@ -89,6 +90,8 @@ def verify(
         barred = {twin.item for twin in twins if twin.bits is None}
         rows = np.array(sorted(set(original.tolist()) - barred), np.int64)
         tests = set_tests(samples, scale, rows)
+        if len(rows) == 1:
+            items = as_one(items, min(test.adjusted for test in tests), scale.alpha)
         controls = (*submission_controls(samples, scale, rows, PROPERTY_NAMES), same)
     controls += tuple(Control(**control) for control in audit.training_controls())
     failed = [control.sentence for control in controls if control.outcome == "failed"]
@@ -104,7 +107,7 @@ def verify(
         controls=controls,
         reason=" ".join(failed),
         comparison=scale.explain(samples),
-        power=_power(audit, float(alpha)),
+        power=None if scale.by_class else _power(audit, float(alpha)),
         provenance=_provenance(audit),
         calibration_n=len(calibration.scores),
         smallest_p=calibration.smallest_p,
@@ -123,7 +126,9 @@ def _power(audit: Audit, alpha: float) -> dict[str, object] | None:
     members = audit.training.member_scores
     if members is None or len(members) < _FEWEST_MEMBERS:
         return None
-    return asdict(power_curve(members, audit.calibrated().scores, alpha=alpha))
+    # The verdict shares alpha among its tests.
+    tests = 1 if audit.recorded().confidence is None else 2
+    return asdict(power_curve(members, audit.calibrated().scores, alpha=alpha / tests))
 
 
 def _provenance(audit: Audit) -> Provenance:

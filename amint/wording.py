@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from amint.evidence import Verdict
 
-__all__ = ["chance", "sentence"]
+__all__ = ["chance", "fine_print", "sentence"]
 
 _TINY = 0.0001
 
@@ -29,6 +29,16 @@ def sentence(verdict: Verdict) -> str:
     return " ".join([*parts, *([rejected] if submitted > n else [])])
 
 
+def fine_print(verdict: Verdict) -> list[str]:
+    """What a reader has to know beside the verdict: what the head did not see, and what was not checked."""
+    updates = verdict.provenance.unaccounted_updates
+    unchecked = [control.sentence for control in verdict.controls if control.outcome == "not checked"]
+    return [
+        f"Updates of the model that the head saw nothing of: {'not counted' if updates is None else updates}.",
+        *unchecked,
+    ]
+
+
 def _untold(verdict: Verdict) -> list[str]:
     shown = _shown(verdict.p_value or 0)
     return [
@@ -42,14 +52,27 @@ def _shown(p_value: float) -> str:
 
 
 def _told(verdict: Verdict, n: int) -> list[str]:
-    return [_together(verdict, n), *_contradiction(verdict), *_singly(verdict, n)]
+    return [_together(verdict, n), *_unchecked(verdict), *_contradiction(verdict), *_singly(verdict, n)]
+
+
+def _unchecked(verdict: Verdict) -> list[str]:
+    blind = [control for control in verdict.controls if control.name == "blind baseline"]
+    if verdict.decision != "used" or not blind or blind[0].outcome != "not checked":
+        return []
+    return [
+        "Whether they differ from the calibration data in something else than use could not be checked: too few, or "
+        "too few that can be compared."
+    ]
 
 
 def _together(verdict: Verdict, n: int) -> str:
     found = f"({_shown(verdict.p_value or 0)}; accepted false-alarm rate {_rate(verdict)})"
     samples = "the judged sample" if n == 1 else f"taken together, the {n} judged samples"
-    if verdict.copies:
-        samples += f" ({verdict.copies} exact {'copy' if verdict.copies == 1 else 'copies'} not counted again)"
+    near = n - verdict.copies - verdict.tests[0].samples if verdict.tests else 0
+    kinds = [(verdict.copies, "exact"), (near, "near")]
+    again = [f"{count} {kind} {'copy' if count == 1 else 'copies'}" for count, kind in kinds if count]
+    if again:
+        samples += f" ({' and '.join(again)} not counted again)"
     higher = f"higher than data that was not used would {found}."
     if verdict.decision == "used":
         return f"Used: {samples} {'scores' if n == 1 else 'score'} {higher}"

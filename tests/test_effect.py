@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from amint.effect import effect, members_at_least
+from amint.effect import effect, effect_by_class, members_at_least
 from amint.errors import NonFiniteError, UsageError
 from amint.metrics import auroc_interval
 
@@ -98,3 +98,42 @@ def test_more_members_are_rarely_counted_than_there_are(unused, members, n, roun
     repeats, confidence = 3_000, 0.9
     wrong = wrong_bounds(unused, members, n, rounding, repeats, confidence)
     assert wrong <= stats.binom.ppf(1 - 1e-5, repeats, 1 - confidence)
+
+
+def mixed(rng, shares, n):
+    """Scores that depend on the class, and classes in these shares."""
+    classes = rng.choice(4, n, p=shares)
+    return rng.normal(size=n) + 2.0 * classes, classes
+
+
+def test_by_class_another_mixture_of_classes_is_no_effect():
+    rng, repeats = np.random.default_rng(0), 300
+    counted, covered, pooled = 0, 0, 0
+    for _ in range(repeats):
+        known, known_classes = mixed(rng, [0.4, 0.3, 0.2, 0.1], 400)
+        own, classes = mixed(rng, [0.1, 0.2, 0.3, 0.4], 40)
+        found = effect_by_class(own, classes, known, known_classes)
+        counted += found.members_at_least > 0
+        covered += found.interval.low <= 0.5 <= found.interval.high
+        pooled += effect(own, known).members_at_least > 0
+    assert counted <= stats.binom.isf(1e-4, repeats, 0.05)
+    assert covered >= stats.binom.ppf(1e-4, repeats, 0.94)
+    assert pooled > repeats / 2, "this test must be able to fail"
+
+
+def test_by_class_members_are_counted_in_every_class():
+    rng = np.random.default_rng(1)
+    known, known_classes = mixed(rng, [0.25] * 4, 2_000)
+    own, classes = mixed(rng, [0.25] * 4, 60)
+    found = effect_by_class(own + 9, classes, known, known_classes)
+    assert found.superiority > 0.99
+    assert 45 <= found.members_at_least <= 60
+    assert (found.samples, found.calibration_n) == (60, 2_000)
+    one = effect_by_class(own, np.zeros(60, int), known, np.zeros(2_000, int))
+    assert one.superiority == pytest.approx(effect(own, known).superiority, abs=0.01)
+    assert one.members_at_least == members_at_least(own, known)
+
+
+def test_by_class_without_a_common_class_nothing_is_known():
+    found = effect_by_class([9.0, 9.0], np.array([1, 1]), np.arange(50.0), np.zeros(50, int))
+    assert (found.superiority, found.interval.low, found.interval.high, found.members_at_least) == (0.5, 0, 1, 0)

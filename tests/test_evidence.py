@@ -68,7 +68,7 @@ VERDICT = st.builds(
 )
 
 
-def verdict(decision="used", p=0.00021, alpha=0.01, judged=37, used=0, rejected=0, copies=0):
+def verdict(decision="used", p=0.00021, alpha=0.01, judged=37, used=0, rejected=0, copies=0, near=0):
     items = [
         Evidence(
             f"{i:03}.png", "used" if i < used else "no evidence", 1.0, 0.5, 0.5, copy_of="x" if i < copies else None
@@ -76,7 +76,7 @@ def verdict(decision="used", p=0.00021, alpha=0.01, judged=37, used=0, rejected=
         for i in range(judged)
     ]
     items += [Evidence(f"bad {i}.png", "cannot tell", note="damaged") for i in range(rejected)]
-    head = () if p is None else (SetTest(HEAD, p, p, 0.9, 0.8, 0.95, 3),)
+    head = () if p is None else (SetTest(HEAD, p, p, 0.9, 0.8, 0.95, 3, judged - copies - near),)
     return Verdict(
         decision=decision,
         p_value=p,
@@ -129,14 +129,14 @@ def edited(**changes):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (edited(schema=1), "has schema 1, expected 2; use the amint that wrote it"),
+        (edited(schema=1), "has schema 1, expected 3; use the amint that wrote it"),
         (edited(schema=None), "has schema None"),
         ("{}", "not a verdict that amint wrote"),
         ("[1]", "not a verdict that amint wrote"),
         ("null", "not a verdict that amint wrote"),
         ("", "not a verdict that amint wrote"),
         ("[" * 100_000, "not a verdict that amint wrote"),
-        ('{"schema": 2}', "not a verdict that amint wrote"),
+        ('{"schema": 3}', "not a verdict that amint wrote"),
         (edited(items=3), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a"}]), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a", "decision": "used", "more": 1}]), "not a verdict that amint wrote"),
@@ -261,8 +261,8 @@ def test_reading_a_verdict_needs_no_torch():
 
 def two_kinds(head, confidence, **changes):
     tests = (
-        SetTest(HEAD, head, head, 0.5, 0.4, 0.6, 0),
-        SetTest("confidence", confidence, confidence, 0.9, 0.8, 0.95, 3),
+        SetTest(HEAD, head, head, 0.5, 0.4, 0.6, 0, 37),
+        SetTest("confidence", confidence, confidence, 0.9, 0.8, 0.95, 3, 37),
     )
     return dataclasses.replace(verdict(**changes), tests=tests, p_value=min(head, confidence))
 

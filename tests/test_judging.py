@@ -7,7 +7,7 @@ from scipy import stats
 import amint
 from amint.errors import UsageError
 from amint.evidence import Evidence
-from amint.judging import Samples, Scale, judged_items, set_tests
+from amint.judging import Samples, Scale, as_one, judged_items, set_tests
 from amint.records import CalibrationRecords
 from amint.roles import fingerprints
 from amint.verification import verify
@@ -103,6 +103,8 @@ def test_the_power_curve_needs_known_members(knowing):
     verdict = verify(audit, images(40, seed=9), alpha=0.05)
     assert verdict.power["members_n"] == 32
     assert verdict.power["needed"] <= 10
+    assert verdict.power["alpha"] == 0.05 / len(verdict.tests), "the verdict's two tests share alpha"
+    assert verify(audit, images(40, seed=9), alpha=0.05, by_class=True).power is None
     assert verdict.provenance.evaluation["auroc"]["value"] > 0.9
 
 
@@ -112,6 +114,36 @@ def test_near_duplicates_are_told_and_still_judged(knowing):
     verdict = verify(knowing, torch.cat([near, images(10, seed=9)]), alpha=0.05)
     assert "looks nearly like calibration sample 0" in verdict.items[0].note
     assert verdict.items[0].p_value is not None
+
+
+def test_near_copies_of_a_sample_are_no_more_evidence_than_the_sample(knowing):
+    unused = images(100, seed=9)
+    best = unused[int(knowing.score(unused).argmax())][None]
+    copies = best + torch.linspace(0, 0.003, 8)[:, None, None, None]
+    alone, many = verify(knowing, best, alpha=0.05), verify(knowing, copies, alpha=0.05)
+    assert alone.tests[0].p_value <= 0.02
+    assert [test.samples for test in many.tests] == [1, 1]
+    assert many.tests[0].members_at_least <= 1
+    assert many.tests[0].p_value >= alone.tests[0].p_value
+    assert "(7 near copies not counted again)" in many.sentence()
+    assert verify(knowing, torch.cat([copies, images(20, seed=10)]), alpha=0.05).tests[0].samples == 21
+
+
+def test_of_a_single_sample_the_same_is_said_as_of_the_submission(knowing):
+    samples = torch.cat([images(6), images(14, seed=9)])
+    verdicts = [verify(knowing, x[None], alpha=0.05) for x in samples]
+    assert [verdict.items[0].decision for verdict in verdicts] == [verdict.decision for verdict in verdicts]
+    assert [verdict.items[0].adjusted for verdict in verdicts] == [verdict.p_value for verdict in verdicts]
+    assert {verdict.decision for verdict in verdicts} == {"used", "no evidence"}
+    twice = verify(knowing, samples[[0, 0]], alpha=0.05)
+    assert {item.decision for item in twice.items} == {twice.decision}
+
+
+def test_a_verdict_says_when_nothing_could_check_for_other_differences(knowing):
+    few, many = (verify(knowing, images(n), alpha=0.05) for n in (2, 30))
+    assert few.decision == many.decision == "used"
+    assert "could not be checked" in few.sentence()
+    assert "could not be checked" not in many.sentence()
 
 
 @pytest.mark.slow
@@ -139,6 +171,8 @@ def test_no_path_to_used_exceeds_its_false_alarm_rate(size, n, by_class):
         )
         tests = set_tests(samples, scale, np.arange(size))
         items = judged_items(samples, scale, np.arange(size), ())
+        if size == 1:
+            items = as_one(items, min(test.adjusted for test in tests), alpha)
         together += min(test.adjusted for test in tests) <= alpha
         listed += any(item.decision == "used" for item in items)
         flagged += sum(item.p_value <= alpha for item in items)

@@ -126,7 +126,7 @@ def set_tests(kinds):
     for (name, sides), p_value, adjusted in zip(kinds.items(), p_values, holm(p_values).tolist(), strict=True):
         size = effect(*sides)
         ends = size.interval.low, size.interval.high
-        tests.append(SetTest(name, p_value, adjusted, size.superiority, *ends, size.members_at_least))
+        tests.append(SetTest(name, p_value, adjusted, size.superiority, *ends, size.members_at_least, size.samples))
     return tuple(tests)
 
 

@@ -62,6 +62,7 @@ def write_report(
     rejected = [item for item in verdict.items if item.score is None]
     word, _, rest = verdict.sentence().partition(": ")
     last = judged[max(_MOST_SUSPICIOUS, n_judged - _LEAST_SUSPICIOUS) :]
+    compared_by_class = parts.by_class(verdict, calibration)
     return _write(
         path,
         "verdict.html.j2",
@@ -70,7 +71,6 @@ def write_report(
         word=_plain(word),
         rest=_plain(rest),
         by_chance=verdict.alpha * n_judged,
-        n_distinct=len(parts.distinct(verdict)),
         kinds=_KINDS,
         controls=sorted(verdict.controls, key=lambda control: control.outcome != "failed"),
         listed=judged[:_MOST_SUSPICIOUS],
@@ -83,8 +83,8 @@ def write_report(
         n_rejected=len(rejected),
         method=METHODS.get(verdict.provenance.method, verdict.provenance.method),
         evaluation=parts.evaluation(verdict.provenance.evaluation),
-        power_sentence=parts.power_sentence(verdict),
-        by_class=parts.by_class(verdict, calibration),
+        power_sentence=parts.power_sentence(verdict, compared_by_class),
+        by_class=compared_by_class,
         figures=parts.figures(verdict, calibration),
     )
 

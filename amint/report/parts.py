@@ -56,13 +56,14 @@ def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
                 None if by_class(verdict, calibration) else line,
             ),
             "p_values": p_value_plot("p-values", p_values, len(calibration.scores), verdict.alpha),
-            "roc": roc_plot(
+        }
+        if not by_class(verdict, calibration):
+            found["roc"] = roc_plot(
                 "roc",
                 {"submission": (scores, calibration.scores)},
                 found="share of the submission",
                 among="calibration data",
-            ),
-        }
+            )
     if verdict.power and verdict.power["points"]:
         found["power"] = power_plot("power", verdict.power, len(items))
     return found
@@ -78,9 +79,11 @@ def _numbers(item: Evidence) -> tuple[float | None, float | None]:
     return item.score, item.p_value
 
 
-def power_sentence(verdict: Verdict) -> str:
+def power_sentence(verdict: Verdict, by_class: bool) -> str:
     """How many samples it takes, in words."""
     power = verdict.power
+    if by_class and not power:
+        return "Not known how many samples a verdict by class takes: known members are kept without their class."
     if not power:
         return (
             "Not known how many samples a verdict on this model takes: the bundle holds no scores of known members, "
@@ -88,6 +91,8 @@ def power_sentence(verdict: Verdict) -> str:
         )
     share, found = f"{power['target']:.0%} of submissions", f"{power['members_n']:,} known members"
     test = f"by the MINT head alone, at a false-alarm rate of {power['alpha']:g}"
+    if power["alpha"] != verdict.alpha:
+        test += f" (its share of {verdict.alpha:g})"
     if power["needed"] is None:
         return f"Half of {found} are too few for {share} to be found {test}; how many it takes is not known."
     samples = "1 sample is" if power["needed"] == 1 else f"{power['needed']:,} samples are"
