@@ -74,8 +74,7 @@ def attach(
         seed: for the head's weights and the order of the external rows.
         rank, world: this process among several.
         monitor: external rows kept away from the head, and member rows remembered, for :meth:`Auditable.monitor`.
-        commitment: from :func:`amint.commitments.commit`, or its public part; goes into the bundle, and its root into
-            the log (logger "amint").
+        commitment: from :func:`amint.commit`, or its public part; for the bundle, and its root for logger "amint".
 
     Returns:
         The audit; call ``audit.loss(task_loss)``, or ``audit.backward(task_loss)``, once a step.
@@ -93,6 +92,7 @@ def attach(
     promised = {} if commitment is None else {"commitment": announced(commitment, quietly=rank > 0)}
     audit = Auditable(Audit(model, points, mint_head, shape), mixture, balance, trunk_gradient)
     audit.facts.update(promised)
+    audit.committed = commitment if isinstance(commitment, Commitment) else None
     return audit
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from amint import bundle
 from amint.architecture import Architecture
 from amint.batches import Source, batches_of, input_batches, inputs_of
-from amint.blind import FEATURES, blind_features
+from amint.blind import FEATURES
 from amint.calibration import Calibration
+from amint.commitments import Commitment, sample_digest, use_of
 from amint.controls import blind_baseline
 from amint.errors import NonFiniteError, UsageError
 from amint.facts import evaluation_facts, task_facts
@@ -24,7 +25,7 @@ from amint.metrics import Measurement, summary
 from amint.preprocessing import Preprocessing
 from amint.reading import Reading, all_finite, predictions
 from amint.rebuilding import described, first_outputs, like_weights, shown_weight
-from amint.records import CalibrationRecords, TrainingRecords, perceptual_hashes
+from amint.records import CalibrationRecords, TrainingRecords, without_copies
 from amint.roles import Ledger, fingerprints
 from amint.split import TapPoint, tap_modules
 from amint.taps import evaluating, prefix
@@ -48,6 +49,7 @@ class Audit:
         records: what is known of the calibration samples, row by row, or None before :meth:`calibrate`.
         training: what is kept of training, for the controls.
         facts: how the head came about, plain JSON values, kept in the bundle.
+        committed: the commitment among the facts with its secret, by which calibration rows are looked up, or None.
         bundle: what it was loaded from, or None.
     """
 
@@ -67,6 +69,7 @@ class Audit:
         self.records: CalibrationRecords | None = None
         self.training = TrainingRecords()
         self.facts: dict[str, Any] = dict(facts or {})
+        self.committed: Commitment | None = None
         self.ledger = Ledger()
         self.bundle: bundle.Bundle | None = None
         self._calibrated_weights: dict[str, str] | None = None
@@ -130,38 +133,32 @@ class Audit:
 
         Args:
             nonmembers: loader, dataset or tensor of rows, or :class:`amint.ImageFiles`; neither members nor external
-                rows. Mappings may hold ``properties`` ``[n, p]`` of the files beside the inputs.
+                rows. Mappings may hold ``properties`` ``[n, p]`` of the files beside the inputs. Exact copies count
+                once, with a warning (logger "amint").
             by_class: compare submitted samples with calibration samples of the class that the model predicts for them,
                 where every class has enough (:mod:`amint.conditional`).
 
         Raises:
-            RoleOverlapError: some rows were seen as members or external rows.
-            UsageError: the source yields nothing.
+            RoleOverlapError: some rows were seen as members or external rows, or committed to as such.
+            UsageError: the source yields nothing, or other or more samples than were committed to for this role.
         """
         parts = []
+        digests: list[bytes] = []
         for batch in batches_of(nonmembers, 256):
             x = inputs_of(batch)
             self.ledger.add("calibration", x)
-            reading = self.read(x)
             properties = batch.get("properties") if isinstance(batch, Mapping) else None
-            parts.append(
-                CalibrationRecords(
-                    scores=reading.scores,
-                    marks=fingerprints(x).cpu().numpy(),
-                    blind=blind_features(x).numpy(),
-                    hashes=perceptual_hashes(x),
-                    confidence=reading.confidence,
-                    classes=reading.classes,
-                    properties=None if properties is None else np.asarray(properties, np.float64),
-                )
-            )
+            parts.append(CalibrationRecords.of(x, fingerprints(x), self.read(x), properties))
+            digests += [] if self.committed is None else map(sample_digest, x)
         if not parts:
             raise UsageError("the calibration data is empty; pass known non-members that nothing was trained on")
-        records = CalibrationRecords.joined(parts)
-        if by_class and records.classes is None:
+        given = CalibrationRecords.joined(parts)
+        if by_class and given.classes is None:
             raise UsageError("by_class needs a classifier, a model that gives logits [n, classes]")
+        records = without_copies(given)
+        use = use_of(self.facts.get("commitment"), self.committed, self._seen(len(records)), digests)
         self.records = records
-        self.facts["by_class"] = by_class
+        self.facts |= {"by_class": by_class, "calibration_copies": len(given) - len(records)} | use
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
         return self.calibrated()
 
@@ -258,9 +255,8 @@ class Audit:
 
     def restore(self, contents: bundle.Bundle) -> None:
         """Take over what a bundle holds besides weights."""
-        self.records, self.training = contents.records, contents.training
+        self.records, self.training, self.bundle = contents.records, contents.training, contents
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
-        self.bundle = contents
 
     def recorded(self) -> CalibrationRecords:
         """The records of the calibration samples, or UsageError if there are none."""
@@ -273,6 +269,12 @@ class Audit:
         sketch = self.ledger.sketch
         marks, hashes = sketch.column("external.marks"), sketch.column("external.hashes")
         return self.training if marks is None else replace(self.training, external_marks=marks, external_hashes=hashes)
+
+    def _seen(self, calibration: int) -> dict[str, int]:
+        """How many different rows there were of each role."""
+        external = self.trained().external_marks
+        members = self.facts.get("members_seen", self.ledger.count("members"))
+        return {"members": members, "external": 0 if external is None else len(external), "calibration": calibration}
 
     def _logits(self, x: Tensor) -> Tensor:
         x = like_weights(self.backbone, x)

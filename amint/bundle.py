@@ -33,9 +33,10 @@ from amint.architecture import Architecture
 from amint.bundle_files import MANIFEST, SIGNATURE, WEIGHTS, check_replaceable, read_files, write_files
 from amint.calibration import Calibration
 from amint.errors import AmintError, BundleError, UsageError
+from amint.facts import check_facts
 from amint.heads import HeadConfig, MintHead, head_config, head_weights
 from amint.preprocessing import Preprocessing
-from amint.records import CalibrationRecords, TrainingRecords
+from amint.records import CalibrationRecords, TrainingRecords, without_copies
 from amint.split import TapPoint
 
 __all__ = ["Bundle", "add_signature", "digests", "probe_input", "read", "save"]
@@ -161,7 +162,7 @@ def read(path: str | Path, *, public_key: str | None = None) -> Bundle:
         tensors = {name: safetensors.torch.load(files[name]) for name in WEIGHTS}
         architecture = manifest["architecture"]
         preprocessing = manifest["preprocessing"]
-        records = CalibrationRecords.from_tensors(tensors["calibration.safetensors"])
+        records = without_copies(CalibrationRecords.from_tensors(tensors["calibration.safetensors"]))
         bundle = Bundle(
             path=source,
             sha256=hashlib.sha256(files[MANIFEST]).hexdigest(),
@@ -231,8 +232,14 @@ def _check_values(bundle: Bundle) -> None:
     if head_config(bundle.points).taps != bundle.head.taps:
         raise UsageError("its MINT head does not read what its taps give")
     _check_preprocessing(bundle.preprocessing, shape)
-    if not isinstance(manifest["facts"], dict) or not isinstance(manifest["libraries"], dict):
+    facts, libraries = manifest["facts"], manifest["libraries"]
+    if not isinstance(facts, dict) or not isinstance(libraries, dict):
         raise UsageError("its facts or libraries are not named values")
+    if not all(isinstance(text, str) for text in (manifest["created"], *libraries.values())):
+        raise UsageError("the time it was made at, or the version of a library, is not a text")
+    check_facts(facts)
+    if facts.get("by_class") and bundle.records.classes is None:
+        raise UsageError("the fact 'by_class' asks for classes, which its calibration records lack")
     if set(manifest["probe"]) != {"scores", "outputs"}:
         raise UsageError(f"its probe holds {sorted(manifest['probe'])} instead of scores and outputs")
     for name, values in manifest["probe"].items():

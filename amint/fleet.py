@@ -2,7 +2,8 @@
 
 A folder::
 
-    fleet.json               k, seed, rows, the network's place in the module, a hash of the training recipe
+    fleet.json               k, seed, rows, the network's place in the module, hashes of the labels, of the training
+                             recipe, and of the two arrays
     marks.npy                int64 [N], fingerprints of the pool's rows
     members.npy              bool [N, k], whether a model was trained on a row
     model_000.safetensors    one network a file
@@ -11,9 +12,13 @@ A folder::
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +40,7 @@ from amint.targets import POSTERIORS, QUERIED, ClassifierTarget
 __all__ = ["DESIGN", "Fleet", "open_design", "store_design"]
 
 DESIGN = "fleet.json"
-_FORMAT = {"format": "amint-fleet", "version": 1}
+_FORMAT = {"format": "amint-fleet", "version": 2}
 _OF_ALL = {f"reference_{name}": name for name in (POSTERIORS - {"top3"}) | QUERIED}
 
 
@@ -172,31 +177,60 @@ class Fleet:
 
 
 def store_design(path: Path, facts: dict[str, Any], marks: NDArray[np.int64], members: NDArray[np.bool_]) -> None:
-    """Write down who is to be trained on what, before anything is trained; ``fleet.json`` comes last."""
+    """Write down who is to be trained on what, before anything is trained, unless another design is there.
+
+    Of several processes that begin in one folder the first decides, and nobody replaces what it wrote.
+    """
     path.mkdir(parents=True, exist_ok=True)
-    for name, array in (("marks", marks), ("members", members)):
-        with whole_file(path / f"{name}.npy") as file:
-            np.save(file, array, allow_pickle=False)
-    with whole_file(path / DESIGN) as file:
-        file.write(json.dumps({**_FORMAT, **facts}, indent=1).encode())
+    content = json.dumps({**_FORMAT, **facts, "design": _design(marks, members)}, indent=1).encode()
+    _claim(path / DESIGN, content)
+    # The arrays follow from what is claimed: after a kill in between, whoever has the same design writes them.
+    if (path / DESIGN).read_bytes() == content:
+        for name, array in (("marks", marks), ("members", members)):
+            if not (path / f"{name}.npy").exists():
+                with whole_file(path / f"{name}.npy") as file:
+                    np.save(file, array, allow_pickle=False)
 
 
 def open_design(path: Path, make_module: Callable[[], nn.Module]) -> Fleet:
     """A fleet, its models trained or not.
 
     Raises:
-        UsageError: there is none, or a file is damaged.
+        UsageError: there is none, or a file is damaged or belongs to another fleet.
     """
     try:
         facts = json.loads((path / DESIGN).read_bytes())
         marks, members = (np.load(path / f"{name}.npy", allow_pickle=False) for name in ("marks", "members"))
         sound = {key: facts[key] for key in _FORMAT} == _FORMAT and isinstance(facts["backbone"], str)
         sound &= (marks.dtype, members.dtype) == (np.dtype(np.int64), np.dtype(np.bool_))
-        if not sound or members.shape != (facts["rows"], facts["k"]) or marks.shape != (facts["rows"],):
+        sound &= members.shape == (facts["rows"], facts["k"]) and marks.shape == (facts["rows"],)
+        if not sound or facts["design"] != _design(marks, members):
             raise ValueError("its files do not fit each other, or another version of amint wrote them")
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"there is no readable fleet of references in {path}: {error}") from error
     return Fleet(path, make_module, facts, marks, members)
+
+
+def _design(marks: NDArray[np.int64], members: NDArray[np.bool_]) -> str:
+    return hashlib.sha256(marks.astype("<i8").tobytes() + members.tobytes()).hexdigest()
+
+
+def _claim(path: Path, content: bytes) -> None:
+    """A file with this content, whole, unless there is one of this name."""
+    if path.exists():
+        return
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    with whole_file(part) as file:
+        file.write(content)
+    try:
+        with suppress(FileExistsError):
+            os.link(part, path)
+    except OSError:
+        # A file system without hard links.
+        with suppress(FileExistsError), path.open("xb") as file:
+            file.write(content)
+    finally:
+        part.unlink()
 
 
 def _marks_of(batches: Iterable[Any]) -> list[NDArray[np.int64]]:

@@ -5,9 +5,10 @@ Of members nothing is kept that could tell one of them: their scores and the out
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +19,17 @@ from amint.blind import blind_features
 from amint.errors import UsageError
 from amint.perceptual import perceptual_hash
 
-__all__ = ["CalibrationRecords", "Sketch", "TrainingRecords", "is_image_batch", "perceptual_hashes"]
+if TYPE_CHECKING:
+    from amint.reading import Reading
+
+__all__ = [
+    "CalibrationRecords",
+    "Sketch",
+    "TrainingRecords",
+    "is_image_batch",
+    "perceptual_hashes",
+    "without_copies",
+]
 
 # Enough for the blind control, and little enough to keep in memory.
 _MOST_BLIND = 2_000
@@ -53,6 +64,26 @@ class CalibrationRecords:
             raise UsageError(f"calibration records must have one length, got {lengths}")
 
     @staticmethod
+    def of(x: Tensor, marks: Tensor, reading: Reading, properties: Any = None) -> CalibrationRecords:
+        """The records of one batch.
+
+        Args:
+            x: inputs ``[n, ...]``.
+            marks: int64 ``[n]``, their fingerprints.
+            reading: what the model and its head make of them.
+            properties: ``[n, p]`` of their files, or None.
+        """
+        return CalibrationRecords(
+            scores=reading.scores,
+            marks=marks.cpu().numpy(),
+            blind=blind_features(x).numpy(),
+            hashes=perceptual_hashes(x),
+            confidence=reading.confidence,
+            classes=reading.classes,
+            properties=None if properties is None else np.asarray(properties, np.float64),
+        )
+
+    @staticmethod
     def joined(parts: Sequence[CalibrationRecords]) -> CalibrationRecords:
         """The records of several batches one after the other; a column that one batch lacks is left out."""
         columns: dict[str, Any] = {}
@@ -60,6 +91,9 @@ class CalibrationRecords:
             column = [getattr(part, field.name) for part in parts]
             columns[field.name] = None if any(c is None for c in column) else np.concatenate(column)
         return CalibrationRecords(**columns)
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Column -> tensor, for the bundle."""
@@ -105,6 +139,26 @@ class TrainingRecords:
     def from_tensors(tensors: Mapping[str, Tensor]) -> TrainingRecords:
         """The inverse of :meth:`to_tensors`; raises UsageError as :meth:`CalibrationRecords.from_tensors`."""
         return TrainingRecords(**_columns(TrainingRecords, tensors))
+
+
+def without_copies(records: CalibrationRecords) -> CalibrationRecords:
+    """Each different row once, where it stood first; left out rows are told to the log (logger "amint").
+
+    A p-value of 1 / (n + 1) takes n independent samples, and a copy is no further sample: a loader that repeats its
+    rows would promise false-alarm rates that it cannot keep.
+    """
+    first = np.sort(np.unique(records.marks, return_index=True)[1])
+    if len(first) == len(records):
+        return records
+    logging.getLogger("amint").warning(
+        "%d of %d calibration rows are exact copies of others and do not count: %d different ones remain",
+        len(records) - len(first),
+        len(records),
+        len(first),
+    )
+    columns = {field.name: getattr(records, field.name) for field in fields(records)}
+    kept: dict[str, Any] = {name: None if column is None else column[first] for name, column in columns.items()}
+    return CalibrationRecords(**kept)
 
 
 class Sketch:

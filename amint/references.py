@@ -8,25 +8,28 @@ and each model gets half of the samples.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from amint.batches import input_batches, is_map_style
+from amint.batches import inputs_of, is_map_style
 from amint.errors import NonFiniteError, UsageError
-from amint.fleet import DESIGN, Fleet, open_design, store_design
-from amint.identity import model_digest
+from amint.fleet import Fleet, open_design, store_design
+from amint.identity import content_digest, model_digest
 from amint.roles import fingerprints
 from amint.seeding import isolated, seed_generators, seeded
 from amint.signal_cache import whole_file
@@ -44,6 +47,12 @@ _QUIET = {
     "enable_model_summary": False,
 }
 _READ_TWICE = 64
+_MEANT = {
+    "dataset": "the inputs of the samples, or their order",
+    "labels": "what the samples hold beside their inputs",
+    "members": "the halves that the seed draws",
+    "recipe": "the module's code, its settings or the training arguments",
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,9 @@ def train_references(
     a CPU. With several CUDA devices one process a device trains one model at a time, otherwise this process trains them
     one after the other.
 
+    The same call has the same samples with the same labels; labels that ``dataset`` draws anew each time it is read
+    cannot be compared. Of the arguments of trainer and loader, objects such as callbacks count by their type alone.
+
     Args:
         make_module: makes a new LightningModule, as the target was trained in; called anew for each model. With several
             workers it must be importable, so no lambda.
@@ -100,8 +112,8 @@ def train_references(
         workers: processes; None for one a CUDA device.
 
     Raises:
-        UsageError: an odd number of models, data that cannot be used, another fleet in the folder, or a training that
-            was stopped.
+        UsageError: an odd number of models, data that cannot be used, another fleet in the folder or one of other data,
+            or a training that was stopped.
         NonFiniteError: a model diverged.
     """
     if k < 2 or k % 2:
@@ -109,8 +121,8 @@ def train_references(
     job = _Job(
         make_module, dataset, max_epochs, batch_size, seed, backbone, trainer_arguments or {}, loader_arguments or {}
     )
-    marks = _marks(dataset, plain)
-    facts = {"k": k, "seed": seed, "rows": len(marks), "backbone": backbone, "recipe": _recipe(job)}
+    marks, labels = _told(dataset, plain)
+    facts = {"k": k, "seed": seed, "rows": len(marks), "labels": labels, "backbone": backbone, "recipe": _recipe(job)}
     fleet = _begun(Path(out), make_module, facts, marks)
     workers = workers or max(1, torch.cuda.device_count())
     pending = fleet.untrained()
@@ -140,36 +152,62 @@ def random_halves(marks: NDArray[np.int64], k: int, seed: int) -> NDArray[np.boo
 
 def _begun(path: Path, make_module: Callable[[], nn.Module], facts: dict[str, Any], marks: NDArray[np.int64]) -> Fleet:
     """The fleet in the folder if it is the one that is asked for; a new one if there is none."""
-    if not (path / DESIGN).exists():
-        store_design(path, facts, marks, random_halves(marks, facts["k"], facts["seed"]))
+    members = random_halves(marks, facts["k"], facts["seed"])
+    store_design(path, facts, marks, members)
     fleet = open_design(path, make_module)
     differing = sorted(key for key, value in facts.items() if fleet.facts.get(key) != value)
     if not differing and not np.array_equal(fleet.marks, marks):
         differing = ["dataset"]
+    if not differing and not np.array_equal(fleet.members, members):
+        differing = ["members"]
     if differing:
+        meant = "; ".join(f"{key}: {_MEANT[key]}" for key in differing if key in _MEANT)
         raise UsageError(
-            f"{path} holds a fleet that differs in {differing} (recipe: the module's code, its settings or the "
-            "training arguments); its models cannot be mixed with others. Choose another folder"
+            f"{path} holds a fleet that differs in {differing}{f' ({meant})' if meant else ''}; its models cannot be "
+            "mixed with others. Choose another folder"
         )
     return fleet
 
 
-def _marks(dataset: Dataset[Any], plain: Dataset[Any] | None) -> NDArray[np.int64]:
+def _told(dataset: Dataset[Any], plain: Dataset[Any] | None) -> tuple[NDArray[np.int64], str | None]:
+    """Fingerprints of the inputs, and a hash of all else in the rows; None if that comes out another each time."""
     rows: Any = dataset if plain is None else plain
     if not is_map_style(dataset) or not is_map_style(rows) or len(rows) != len(dataset):  # type: ignore[arg-type]
         raise UsageError("references need a dataset with an index and a length, and as many plain samples as samples")
     if len(rows) < 2:
         raise UsageError(f"a pool of {len(rows)} samples has no halves")
     with isolated(0):
-        marks = np.concatenate([fingerprints(x).cpu().numpy() for x in input_batches(rows)])
-        first = Subset(rows, range(min(len(rows), _READ_TWICE)))
-        again = np.concatenate([fingerprints(x).cpu().numpy() for x in input_batches(first)])
+        marks, labels = _read(dataset, rows, len(rows))
+        again, labels_again = _read(dataset, rows, min(len(rows), _READ_TWICE))
     if not np.array_equal(again, marks[: len(again)]):
         raise UsageError(
             "reading the dataset twice gives different samples, so it cannot be known later who was trained on what; "
             "pass the same samples without random augmentation as plain=..."
         )
-    return marks
+    return marks, content_digest(labels) if labels_again == labels[: len(again)] else None
+
+
+def _read(dataset: Dataset[Any], rows: Dataset[Any], n: int) -> tuple[NDArray[np.int64], list[str]]:
+    """Fingerprints of the first ``n`` rows, and hashes of what stands beside the inputs in the dataset."""
+    marks, labels = [], []
+    # What is both is read once only: reading a large dataset of pictures takes minutes.
+    apart: Any = itertools.repeat(None) if dataset is rows else _in_batches(dataset, n)
+    for batch, trained in zip(_in_batches(rows, n), apart, strict=False):
+        marks.append(fingerprints(inputs_of(default_collate(batch))).cpu().numpy())
+        labels += [content_digest(_beside_inputs(row)) for row in (batch if trained is None else trained)]
+    return np.concatenate(marks), labels
+
+
+def _in_batches(dataset: Dataset[Any], n: int) -> Iterator[list[Any]]:
+    return iter(DataLoader(Subset(dataset, range(n)), 256, collate_fn=list, generator=torch.Generator()))
+
+
+def _beside_inputs(row: Any) -> Any:
+    """A row without its inputs, as :func:`amint.batches.inputs_of` finds them."""
+    if isinstance(row, Mapping):
+        inputs = next((name for name, value in row.items() if isinstance(value, Tensor | np.ndarray)), None)
+        return [(name, value) for name, value in row.items() if name != inputs]
+    return list(row[1:]) if isinstance(row, Sequence) and not isinstance(row, str) else None
 
 
 def _recipe(job: _Job) -> str:
@@ -185,8 +223,15 @@ def _recipe(job: _Job) -> str:
             "backbone=..."
         ) from error
     settings = [job.max_epochs, job.batch_size, dict(job.trainer), dict(job.loader)]
-    plain = json.dumps(settings, sort_keys=True, default=lambda value: type(value).__qualname__)
-    return hashlib.sha256(f"{model_digest(module)} {plain}".encode()).hexdigest()
+    plain = json.dumps(settings, sort_keys=True, default=_setting)
+    # A hash that never comes again would be a fleet that cannot be gone on with.
+    return hashlib.sha256(f"{model_digest(module, lenient=True)} {plain}".encode()).hexdigest()
+
+
+def _setting(value: Any) -> str:
+    """Functions, arrays and sets by their content; callbacks and samplers change while they are used."""
+    told = isinstance(value, FunctionType | MethodType | partial | np.ndarray | np.generic | Tensor | set | frozenset)
+    return content_digest(value, lenient=True) if told else type(value).__qualname__
 
 
 def _train(job: _Job, fleet: Fleet, number: int, device: Mapping[str, Any]) -> None:

@@ -79,6 +79,7 @@ def register(
     if commitment is not None:
         facts["commitment"] = announced(commitment)
     audit = Audit(model, points, mint_head, shape, facts)
+    audit.committed = commitment if isinstance(commitment, Commitment) else None
     loader = batches_of(members, batch_size, shuffle_seed=seed)
     optimizer = torch.optim.AdamW(mint_head.parameters(), lr=lr)
     device, history = audit.device, History()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,9 @@ def read_private_key(path: str | Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
+        # A pipe would be waited on for ever.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise InputError(f"the key {path} cannot be read: it is not a regular file")
         key = load_pem_private_key(Path(path).read_bytes(), password=None)
     except OSError as error:
         raise InputError(f"the key {path} cannot be read: {error.strerror}") from error

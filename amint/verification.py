@@ -12,6 +12,7 @@ import numpy as np
 
 from amint.audit import Audit
 from amint.batches import Source
+from amint.commitments import commitment_sentence
 from amint.evidence import Decision, Evidence, Verdict
 from amint.findings import Control, Provenance, SetTest
 from amint.judging import Scale, already_known, as_one, distinct, judged_items, set_tests, submission_controls
@@ -141,6 +142,7 @@ def _provenance(audit: Audit) -> Provenance:
         steps=facts.get("steps"),
         unaccounted_updates=facts.get("unaccounted_updates"),
         commitment=None if commitment is None else str(commitment["root"]),
+        committed=commitment_sentence(facts),
         signature="not signed" if held is None else held.signature.sentence(),
         evaluation=facts.get("evaluation"),
     )

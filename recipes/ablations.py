@@ -2,6 +2,7 @@
 
     python recipes/ablations.py --data-root DATA            # CIFAR-10, see recipes/cifar10.py
     python recipes/ablations.py --data-root DATA --seeds 3
+    python recipes/ablations.py --data-root DATA --arch efficientnet_b0 --only entry middle output
 
 Each line changes one thing of the first line; all see the same members and the same unseen images.
 """
@@ -36,12 +37,14 @@ class Ablations(Cifar10):
     external: int = 2000
     epochs: int = 24
     seeds: int = 1
+    only: tuple[str, ...] = ()
     out: Path = Path("runs/ablations")
 
 
 def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
     """What is compared; ``taps`` are those of the entry split."""
-    return {
+    mostly = use.members + use.external // 2
+    every: dict[str, Line] = {
         f"entry ({' and '.join(taps)})": Audited(),
         "trained plainly, registered afterwards": registered,
         "middle": Audited({"split": "middle"}),
@@ -64,7 +67,9 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "a new head on the finished network": Audited(finish=new_head),
         "judged by five views": Audited(judged=by(of_views)),
         "judged against the mirror image": Audited(judged=by(against_mirror)),
+        "two in three rows members": Audited({"members": mostly, "external": use.external // 2}),
     }
+    return {name: line for name, line in every.items() if not use.only or name.startswith(use.only)}
 
 
 def member_statistics(_: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import amint
 from amint.datasets import digits, mnist
-from amint.metrics import auroc, tpr_at_fpr, tpr_at_fpr_interval
+from amint.metrics import auroc, auroc_interval, tpr_at_fpr, tpr_at_fpr_interval
 
 FPR = 0.01
 BITS = math.log2(1 / FPR)
@@ -62,7 +62,10 @@ def measured(audit: amint.Audit, members: Tensor, unseen: Tensor) -> dict[str, A
     tpr, interval = tpr_at_fpr(scores, labels, FPR), tpr_at_fpr_interval(scores, labels, FPR)
     t, share = min(max(tpr, FPR), 1 - 1e-9), n / parameters
     bits = {"needed": BITS, "shown": t * math.log2(t / FPR) + (1 - t) * math.log2((1 - t) / (1 - FPR))}
-    found = {kind: share * each for kind, each in bits.items()} | {"auroc": auroc(scores, labels)}
+    area = auroc_interval(scores, labels)
+    found = {kind: share * each for kind, each in bits.items()} | {
+        "auroc": [auroc(scores, labels), area.low, area.high]
+    }
     return {"parameters": parameters, "members": n, "tpr": [tpr, interval.low, interval.high], **found}
 
 
@@ -116,8 +119,9 @@ def main(
             audit = joint = amint.attach(model, balance=amint.Weighted(), **options)
             train(model, x[inside], y[inside], epochs, joint)
         rows.append(row := {"head": f"{kind} {width}", **measured(audit, x[inside], unseen)})
-        numbers = (f"{number:.4f}" for number in (row["needed"], row["shown"], row["auroc"], row["tpr"][0]))
-        table.add_row(row["head"], f"{row['parameters']:,}", str(n), *numbers)
+        bits = (f"{row[kind]:.4f}" for kind in ("needed", "shown"))
+        found = ("{:.3f}\n{:.2f}–{:.2f}".format(*row[key]) for key in ("auroc", "tpr"))
+        table.add_row(row["head"], f"{row['parameters']:,}", str(n), *bits, *found)
     console.print(table)
     out.mkdir(parents=True, exist_ok=True)
     (out / "capacity.json").write_text(json.dumps(rows, indent=1))

@@ -17,14 +17,21 @@ import cyclopts
 import lightning as L
 import torch
 import torch.nn.functional as F
+from few_known import FewKnown
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import amint
 from amint import datasets
+from amint.attacks.informia import InfoRmia
+from amint.attacks.registry import names
+from amint.attacks.rmia import Rmia
 from amint.report.comparison import write_comparison_report
 
 EXTERNAL, CALIBRATION = 2, 0.4  # rows for each member
+FEW = (30, 100, 300)  # known non-members that RMIA and InfoRMIA are left with
 
 
 class SmallCNN(nn.Module):
@@ -118,16 +125,17 @@ def main(
     )  # fmt: skip
     if callback.audit is None:
         raise SystemExit("training was stopped before it began")
-    found = amint.compare(callback.audit, trained, unseen, fleet=fleet, seed=seed)
+    few = [FewKnown(attack, most) for attack in (Rmia("online"), InfoRmia("online")) for most in FEW]
+    found = amint.compare(callback.audit, trained, unseen, attacks=[*names(), *few], fleet=fleet, seed=seed)
     found.write(out)
     write_comparison_report(found, out / "report.html")
     row = {"train_accuracy": accuracy(module.model, trained), "test_accuracy": accuracy(module.model, unseen)}
     print(json.dumps(row))
-    print(f"{'attack':22} {'AUROC':>7} {'bal. acc.':>9} {'TPR 1 %':>8} {'TPR 0.1 %':>9}")
+    table = Table("attack", "AUROC", "balanced\naccuracy", "TPR at\n1 %", "TPR at\n0.1 %")
     for result in found.ranked:
-        figures = [result[name].value for name in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")]
-        print(f"{result.name:22} {figures[0]:7.3f} {figures[1]:9.3f} {figures[2]:8.3f} {figures[3]:9.4f}")
-    print(found.sentence(), found.epsilon_sentence(), sep="\n")
+        figures = [result[name] for name in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")]
+        table.add_row(result.name, *(f"{m.value:.3f}\n{m.interval.low:.2f}–{m.interval.high:.2f}" for m in figures))
+    Console().print(table, found.sentence(), found.epsilon_sentence())
     return row
 
 

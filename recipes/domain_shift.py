@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import amint
 from amint.datasets import mnist, omniglot
-from amint.metrics import auroc
+from amint.metrics import auroc, auroc_interval
 
 # Where external and calibration data come from, and how the curve is drawn (Okabe and Ito's colours).
 SETUPS = {
@@ -54,8 +54,11 @@ def judged(audit: amint.Audit, members: Tensor, unseen: Tensor, alpha: float, se
     p_values = audit.calibrated().p_values(outside)
     verdicts = [amint.verify(audit, rows, alpha=alpha) for rows in unseen.chunk(sets)]
     before = [verdict.p_value is not None and verdict.p_value <= alpha for verdict in verdicts]
+    scores, labels = np.r_[inside, outside], np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+    interval = auroc_interval(scores, labels)
     return {
-        "auroc": auroc(np.r_[inside, outside], np.r_[np.ones(len(inside)), np.zeros(len(outside))]),
+        "auroc": auroc(scores, labels),
+        "auroc_interval": [interval.low, interval.high],
         "members_found": float((audit.calibrated().p_values(inside) <= alpha).mean()),
         "members_decision": amint.verify(audit, members, alpha=alpha).decision,
         "false_alarms_before": float((p_values <= alpha).mean()),
@@ -121,9 +124,10 @@ def main(
         train(network, audit, x[inside], y[inside], epochs)
         audit.calibrate(sources[its_calibration][1])
         row = found[name] = judged(audit, x[inside], x[outside], alpha, sets)
-        names = ("auroc", "members_found", "false_alarms_before", "false_alarms_after")
+        between = "{:.3f}\n{:.2f}–{:.2f}".format(row["auroc"], *row["auroc_interval"])
+        names = ("members_found", "false_alarms_before", "false_alarms_after")
         counts = (f"{row[key]} of {row['sets']}" for key in ("sets_used_before", "sets_used_after"))
-        table.add_row(name, *(f"{row[key]:.3f}" for key in names), *counts)
+        table.add_row(name, between, *(f"{row[key]:.3f}" for key in names), *counts)
         audit.detach()
     console.print(table)
     for name, row in found.items():

@@ -81,7 +81,7 @@ def plot(found: Mapping[str, Figures], best: Sequence[str], out: Path) -> None:
         axes.plot(*place(figures), mark, c="black" if name == PLAIN else colour)
         axes.annotate(name, place(figures), (4, 4), textcoords="offset points", size=7)
     axes.plot(*np.array([place(found[name]) for name in best]).T, c="grey", lw=1)
-    axes.axvline(found[PLAIN]["accuracy"], ls=":", c="black")
+    axes.axvline(found[PLAIN]["accuracy"][0], ls=":", c="black")
     axes.set(xlabel="accuracy of the network's task", ylabel="balanced accuracy of MINT")
     figure.savefig(out, dpi=150)
     plt.close(figure)
@@ -89,7 +89,7 @@ def plot(found: Mapping[str, Figures], best: Sequence[str], out: Path) -> None:
 
 def place(figures: Figures) -> tuple[float, float]:
     """Where a line stands: accuracy, balanced accuracy."""
-    return figures["accuracy"], figures["balanced_accuracy"]
+    return figures["accuracy"][0], figures["balanced_accuracy"][0]
 
 
 def main(use: Sweep) -> None:

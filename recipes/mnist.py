@@ -1,7 +1,7 @@
 """MNIST, one row of the table.
 
     python recipes/mnist.py --data-root DATA                                      # 5,000 members, scaled down
-    python recipes/mnist.py --data-root DATA --members 25000 --external 30000     # about the paper's size
+    python recipes/mnist.py --data-root DATA --members 25000 --external 35000     # the paper's size
 
 DATA is the folder that holds MNIST/raw. The external rows go to the head a second time, each moved by one pixel:
 without these hard negatives it knows members by heart but is unsure of what it has not seen.

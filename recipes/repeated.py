@@ -16,11 +16,12 @@ from row import Balances, attached, head_of
 from training import accuracy, train
 
 import amint
-from amint.metrics import Measurement
+from amint.metrics import Measurement, clopper_pearson
 
 KEYS = ("accuracy", "balanced_accuracy", "auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")
 
-Figures = dict[str, float]
+# Value, and the ends of its 95 % interval.
+Figures = dict[str, tuple[float, float, float]]
 Line = Callable[[Settings, Pool], Figures]
 
 
@@ -57,7 +58,7 @@ class Audited:
         audit = trained if self.finish is None else self.finish(use, parts, trained)
         audit.calibrate(parts.calibration)
         measured = audit.evaluate(parts.members, parts.unseen) if self.judged is None else self.judged(parts, audit)
-        return {"accuracy": accuracy(model, parts.unseen)} | {key: measured[key].value for key in KEYS[1:]}
+        return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
 
 
 def registered(use: Settings, data: Pool) -> Figures:
@@ -69,7 +70,16 @@ def registered(use: Settings, data: Pool) -> Figures:
     audit = amint.register(model, told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
     audit.calibrate(parts.calibration)
     measured = audit.evaluate(parts.members, parts.unseen)
-    return {"accuracy": accuracy(model, parts.unseen)} | {key: measured[key].value for key in KEYS[1:]}
+    return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
+
+
+def figures_of(right: float, n: int, measured: Mapping[str, Measurement]) -> Figures:
+    """The accuracy on ``n`` rows and what was measured."""
+    interval = clopper_pearson(round(right * n), n)
+    found = {key: measured[key] for key in KEYS[1:]}
+    return {"accuracy": (right, interval.low, interval.high)} | {
+        key: (one.value, one.interval.low, one.interval.high) for key, one in found.items()
+    }
 
 
 def repeated(lines: Mapping[str, Line], use: Settings, data: Pool, seeds: int, out: Path) -> dict[str, Figures]:
@@ -78,7 +88,7 @@ def repeated(lines: Mapping[str, Line], use: Settings, data: Pool, seeds: int, o
     Raises SystemExit where ``out`` holds runs of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    about = {name: str(value) for name, value in asdict(use).items() if name not in ("seed", "seeds", "out")}
+    about = {name: str(value) for name, value in asdict(use).items() if name not in ("seed", "seeds", "only", "out")}
     journal, runs = out / "runs.jsonl", list[dict[str, Any]]()
     if journal.exists():
         earlier, *runs = (json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines())
@@ -98,13 +108,14 @@ def repeated(lines: Mapping[str, Line], use: Settings, data: Pool, seeds: int, o
 
 
 def mean(runs: Sequence[Mapping[str, Any]]) -> Figures:
-    """The mean of every figure that the runs have."""
-    return {key: float(np.mean([run[key] for run in runs])) for key in KEYS}
+    """The mean of every figure, from the lowest to the highest end of the runs' intervals."""
+    found = {key: np.array([run[key] for run in runs], np.float64) for key in KEYS}
+    return {key: (float(v[:, 0].mean()), float(v[:, 1].min()), float(v[:, 2].max())) for key, v in found.items()}
 
 
 def show(title: str, found: Mapping[str, Figures]) -> None:
     """The lines as a table."""
     table = Table("", "accuracy", "balanced\naccuracy", "AUROC", "TPR at\n1 %", "TPR at\n0.1 %", title=title)
     for name, figures in found.items():
-        table.add_row(name, *(f"{figures[key]:.3f}" for key in KEYS))
+        table.add_row(name, *("{:.3f}\n{:.2f}–{:.2f}".format(*figures[key]) for key in KEYS))
     Console().print(table)

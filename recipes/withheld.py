@@ -132,7 +132,9 @@ def main(
         found.append(row)
         numbers = [row["declared"]["head"], *(row["withheld"][name] for name in MARKS)]
         said = f"{verdict.decision}{' (!)' if verdict.contradiction else ''}"
-        table.add_row(row["case"], *(f"{n[0]:.3f}" for n in numbers), said, str(row["unaccounted_updates"]))
+        table.add_row(
+            row["case"], *("{:.3f}\n{:.2f}–{:.2f}".format(*n) for n in numbers), said, str(row["unaccounted_updates"])
+        )
         audit.detach()
     console.print(table, "(!) the head and the model's confidence contradict each other")
     console.print(f"[bold]Withheld samples, {found[0]['case']}.[/bold] {found[0]['verdict']}")

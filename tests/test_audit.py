@@ -1,4 +1,5 @@
 import copy
+import logging
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from amint.errors import NonFiniteError, RoleOverlapError, SplitError, UsageError
+from amint.errors import AlphaError, NonFiniteError, RoleOverlapError, SplitError, UsageError
 from amint.loading import load
+from amint.verification import verify
 
 
 def slow_scores(audit, x):
@@ -138,6 +140,35 @@ def test_rows_seen_in_training_cannot_calibrate(role):
     assert audit.calibration is None
 
 
+def test_rows_that_repeat_lend_no_smaller_false_alarm_rate(tmp_path, caplog):
+    audit = audit_of(calibration=0)
+    x = images(20, seed=8)
+    with caplog.at_level(logging.WARNING, "amint"):
+        audit.calibrate(DataLoader(TensorDataset(x.repeat(50, 1, 1, 1)), batch_size=64))
+    assert len(audit.calibrated().scores) == 20
+    assert audit.facts["calibration_copies"] == 980
+    assert "980 of 1000 calibration rows are exact copies of others" in caplog.text
+    for judge in (audit, load(audit.save(tmp_path / "a"), model=ToyNet())):
+        with pytest.raises(AlphaError, match="with 20 calibration samples"):
+            verify(judge, images(3, seed=9), alpha=0.01)
+        assert verify(judge, images(3, seed=9), alpha=0.05).calibration_n == 20
+
+
+def test_a_few_copies_are_left_out_where_they_stand_again(caplog):
+    audit, other = audit_of(calibration=0), audit_of(calibration=0)
+    x = images(30, seed=8)
+    with caplog.at_level(logging.WARNING, "amint"):
+        other.calibrate(x)
+    assert caplog.records == []
+    audit.calibrate(torch.cat([x[:10], x[3:4], x[10:], x[:1], x[29:]]))
+    assert other.facts["calibration_copies"] == 0
+    assert audit.facts["calibration_copies"] == 3
+    for name, column in vars(other.records).items():
+        assert column is None or np.array_equal(column, getattr(audit.records, name)), name
+    audit.calibrate(x)
+    assert audit.facts["calibration_copies"] == 0
+
+
 def test_evaluate_against_plain_formulas():
     audit = audit_of()
     members, others = images(40, seed=4, level=0.3), images(60, seed=5)
@@ -204,4 +235,5 @@ def test_what_is_known_of_the_training_survives_saving_twice(tmp_path):
     audit.ledger.add("members", images(6))
     once = load(audit.save(tmp_path / "once"), model=ToyNet())
     twice = load(once.save(tmp_path / "twice"), model=ToyNet())
-    assert once.facts == twice.facts == {"method": "toy", "members_seen": 6, "by_class": False, "controls": []}
+    told = {"method": "toy", "members_seen": 6, "by_class": False, "calibration_copies": 0, "controls": []}
+    assert once.facts == twice.facts == told

@@ -204,6 +204,11 @@ IMPOSSIBLE = [
     (put("architecture", "resnet18"), "not a description of an architecture"),
     (put("facts", []), "facts or libraries are not named values"),
     (put("libraries", "torch"), "facts or libraries are not named values"),
+    (put("libraries", "torch", 2), "the version of a library, is not a text"),
+    (put("created", None), "the time it was made at"),
+    (put("facts", "controls", None), "the fact 'controls' is not what amint writes: expected a list"),
+    (put("facts", "commitment", {}), "the fact 'commitment' is not what amint writes"),
+    (put("facts", "steps", True), "the fact 'steps' is not what amint writes: expected a number"),
     (put("probe", {}), r"its probe holds \[\] instead of scores and outputs"),
     (put("probe", "scores", []), "the scores of its probe are not numbers"),
     (put("probe", "outputs", ["a"]), "the outputs of its probe are not numbers"),
@@ -237,6 +242,26 @@ def columns(scores=(0.5, 0.1, 0.9), **others):
     n = len(scores)
     made = {"scores": torch.tensor(scores, dtype=torch.float64), "marks": torch.arange(n), "blind": torch.zeros(n, 2)}
     return {name: column for name, column in (made | others).items() if column is not None}
+
+
+def test_calibration_rows_that_a_bundle_repeats_count_once(tmp_path, sound, caplog):
+    held = safetensors.torch.load(sound["calibration.safetensors"])
+    twice = {name: torch.cat([column, column[10:40]]) for name, column in held.items()}
+    content = safetensors.torch.save(twice)
+    write_files(tmp_path / "b", with_file(sound, "calibration.safetensors", content))
+    loaded = load(tmp_path / "b", model=ToyNet())
+    assert len(loaded.calibrated().scores) == len(loaded.bundle.calibration.scores) == 49
+    assert loaded.records.marks.tolist() == held["marks"].tolist()
+    assert "30 of 79 calibration rows are exact copies" in caplog.text
+
+
+def test_comparing_by_class_takes_classes(tmp_path, sound):
+    held = safetensors.torch.load(sound["calibration.safetensors"])
+    bare = {name: column for name, column in held.items() if name not in ("classes", "confidence")}
+    files = with_file(sound, "calibration.safetensors", safetensors.torch.save(bare))
+    write_files(tmp_path / "sound", files)
+    assert load(tmp_path / "sound", model=ToyNet()).records.classes is None
+    assert "'by_class' asks for classes" in refusal(tmp_path, forged(files, put("facts", "by_class", True)))
 
 
 @pytest.mark.parametrize(

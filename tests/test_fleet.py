@@ -74,17 +74,10 @@ class Plainly(Module):
         self.model = Net(norm=False, width=24)
 
 
-def test_a_second_call_does_not_run_a_model(tmp_path):
-    made, ran = [], []
-
-    def make():
-        module = Module()
-        module.model.register_forward_hook(lambda *_: ran.append(1))
-        made.append(module)
-        return module
-
-    train(tmp_path)
-    counted = Fleet.load(tmp_path, make)
+def test_a_second_call_does_not_run_a_model(tmp_path, monkeypatch):
+    ran, measure = [], ClassifierTarget.measure
+    monkeypatch.setattr(ClassifierTarget, "measure", lambda *call: ran.append(1) or measure(*call))
+    counted = train(tmp_path)
     needs = {"reference_logprob", "shadow_top3"}
     first = counted.signals(asked(), needs)
     assert len(ran) == 3 * K
@@ -163,7 +156,10 @@ def edited(**changes):
         lambda path: np.save(path / "members.npy", np.ones((3, 2), bool)),
         lambda path: np.save(path / "marks.npy", np.arange(24.0)),
         lambda path: np.save(path / "marks.npy", np.array([{}] * 24, dtype=object)),
-        edited(version=2),
+        edited(version=1),
+        edited(design=None),
+        lambda path: np.save(path / "members.npy", ~np.load(path / "members.npy")),
+        lambda path: np.save(path / "marks.npy", np.load(path / "marks.npy") + 1),
         edited(k=4),
         edited(rows="many"),
         edited(backbone=None),

@@ -1,7 +1,7 @@
 """Damaged and hostile bundles and submissions: an AmintError or a verdict, in bounded time, and nothing written.
 
 The submissions are fuzzed by themselves in ``test_reader_fuzz_submissions.py``; here a sample of them goes the whole
-way through ``amint.verify``.
+way through ``amint.verify``. The facts of a bundle are fuzzed in ``test_fuzz_facts.py``.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ import torch
 from audit_toys import audit_of, images
 
 from amint.errors import UsageError
-from amint.records import CalibrationRecords, Sketch, TrainingRecords, perceptual_hashes
+from amint.records import CalibrationRecords, Sketch, TrainingRecords, perceptual_hashes, without_copies
 from amint.roles import Ledger, fingerprints
 
 
@@ -30,6 +30,16 @@ def test_batches_are_joined_in_order_and_a_column_is_there_for_all_or_none():
     assert joined.scores.tolist() == [0, 1, 0, 1, 2]
     assert joined.classes is None
     assert CalibrationRecords.joined([first, first]).classes.tolist() == [1, 2, 1, 2]
+
+
+def test_of_copies_the_first_is_kept_in_the_order_given():
+    marks = np.array([7, 3, 7, 9, 3, 1])
+    kept = without_copies(records(6, marks=marks, classes=np.arange(6) * 10))
+    assert kept.marks.tolist() == [7, 3, 9, 1]
+    assert kept.scores.tolist() == [0, 1, 3, 5]
+    assert kept.classes.tolist() == [0, 10, 30, 50]
+    assert (kept.confidence, kept.properties) == (None, None)
+    assert without_copies(kept) is kept
 
 
 def test_columns_of_other_lengths_are_refused():

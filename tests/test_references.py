@@ -1,8 +1,11 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -13,13 +16,15 @@ from fleet_toys import ON_CPU, K, Module, N, Pool, train
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning_toys import BENIGN
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 from toys import images, labels
 
+import amint.fleet
 from amint.errors import NonFiniteError, UsageError
 from amint.fleet import Fleet
 from amint.references import random_halves
 from amint.roles import fingerprints
+from amint.signal_cache import whole_file
 
 pytestmark = BENIGN
 
@@ -161,11 +166,131 @@ def test_other_settings_do_not_mix_with_a_fleet_that_is_there(whole):
         ({"max_epochs": 3}, r"\['recipe'\]"),
         ({"batch_size": 5}, r"\['recipe'\]"),
         ({"make_module": lambda: Module(rate=0.1)}, r"\['recipe'\]"),
-        ({"dataset": Pool(30)}, r"\['rows'\]"),
+        ({"dataset": Pool(30)}, r"\['labels', 'rows'\]"),
+        ({"dataset": Relabelled()}, r"\['labels'\] \(labels: what the samples hold beside their inputs\); .* another "),
+        ({"dataset": Relabelled(), "plain": Pool()}, r"\['labels'\]"),
         ({"dataset": shuffled}, r"\['dataset'\]"),
     ]:
         with pytest.raises(UsageError, match=f"differs in {differing}"):
             train(whole.path, **options)
+
+
+class Relabelled(Pool):
+    """The pool with another label in its last row but one."""
+
+    def __init__(self):
+        super().__init__()
+        self.y[-2] = (self.y[-2] + 1) % 3
+
+
+@pytest.mark.parametrize("row", [lambda x, y: {"x": x, "y": int(y)}, lambda x, y: (x, 0, "a" * int(y))])
+def test_whatever_stands_beside_the_inputs_is_compared(tmp_path, row):
+    def rows_of(pool):
+        return [row(*pool[i]) for i in range(N)]
+
+    class Any(Module):
+        def training_step(self, batch, batch_idx):
+            x = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+            return self.model(x).square().mean()
+
+    options = {"make_module": Any, "k": 2, "max_epochs": 1}
+    fleet = train(tmp_path, dataset=rows_of(Pool()), **options)
+    fleet.weights_path(1).unlink()
+    with pytest.raises(UsageError, match=r"differs in \['labels'\]"):
+        train(tmp_path, dataset=rows_of(Relabelled()), **options)
+    assert not fleet.weights_path(1).exists()
+    train(tmp_path, dataset=rows_of(Pool()), **options)
+
+
+def test_labels_drawn_anew_each_time_can_be_gone_on_with(tmp_path):
+    class Smoothed(Pool):
+        def __getitem__(self, i):
+            return self.x[i], self.y[i], torch.rand(())
+
+    options = {"dataset": Smoothed(), "k": 2, "max_epochs": 1}
+    fleet = train(tmp_path, **options)
+    assert fleet.facts["labels"] is None
+    fleet.weights_path(0).unlink()
+    train(tmp_path, **options)
+
+
+def test_halves_that_the_seed_does_not_draw_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("amint.references.random_halves", lambda *drawn: ~random_halves(*drawn))
+    train(tmp_path, k=2, max_epochs=1)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"differs in \['members'\] \(members: the halves that the seed draws\)"):
+        train(tmp_path, k=2, max_epochs=1)
+
+
+def interrupted_start(path, seed, monkeypatch, call):
+    """A start that another process overtakes: ``call`` happens when it has seen that the folder is empty."""
+
+    def whole_file_later(part):
+        if calls:
+            calls.pop()()
+        return whole_file(part)
+
+    calls = [call]
+    monkeypatch.setattr(amint.fleet, "whole_file", whole_file_later)
+    return train(path, seed=seed, k=2, max_epochs=1)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_start_in_one_folder_with_other_seeds_one_gives_way(tmp_path, monkeypatch, links):
+    def first():
+        train(tmp_path, seed=8, k=2, max_epochs=1)
+
+    def no_link(*_):
+        raise PermissionError("this file system has no links")
+
+    if not links:
+        monkeypatch.setattr("os.link", no_link)
+    with pytest.raises(UsageError, match=r"differs in \['seed'\]"):
+        interrupted_start(tmp_path, 9, monkeypatch, first)
+    fleet = Fleet.load(tmp_path, Module)
+    assert fleet.facts["seed"] == 8
+    np.testing.assert_array_equal(fleet.members, random_halves(fleet.marks, 2, 8))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_start_that_was_killed_goes_on(whole, tmp_path):
+    shutil.copy(whole.path / "fleet.json", tmp_path)
+    with pytest.raises(UsageError, match="no readable fleet"):
+        train(tmp_path, seed=8)
+    assert [path.name for path in tmp_path.iterdir()] == ["fleet.json"]
+    np.testing.assert_array_equal(train(tmp_path).members, whole.members)
+
+
+def doubled(rows, by=2.0):
+    return default_collate([(by * x, y) for x, y in rows])
+
+
+@pytest.mark.parametrize("other", [partial(doubled, by=3.0), default_collate])
+def test_the_way_samples_are_put_together_is_part_of_the_recipe(tmp_path, other):
+    options = {"k": 2, "max_epochs": 1}
+    train(tmp_path, loader_arguments={"collate_fn": partial(doubled, by=2.0)}, **options)
+    with pytest.raises(UsageError, match=r"differs in \['recipe'\]"):
+        train(tmp_path, loader_arguments={"collate_fn": other}, **options)
+    train(tmp_path, loader_arguments={"collate_fn": partial(doubled, by=2.0)}, **options)
+
+
+class WithArray(Module):
+    def __init__(self, by=1.0, secret=None):
+        super().__init__()
+        self.by, self.secret = np.full(3, by), secret
+
+
+def test_a_module_is_compared_by_the_content_of_its_attributes(tmp_path):
+    options = {"k": 2, "max_epochs": 1}
+    train(tmp_path, make_module=WithArray, **options)
+    with pytest.raises(UsageError, match=r"differs in \['recipe'\]"):
+        train(tmp_path, make_module=lambda: WithArray(2.0), **options)
+
+
+def test_a_module_with_content_that_cannot_be_told_can_be_gone_on_with(tmp_path):
+    options = {"k": 2, "max_epochs": 1, "make_module": lambda: WithArray(secret=threading.Lock())}
+    train(tmp_path, **options).weights_path(0).unlink()
+    train(tmp_path, **options)
 
 
 @pytest.mark.parametrize("k", [0, 1, 3, -2, 7])

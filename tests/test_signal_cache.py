@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,21 @@ def changed_activation(model, data):
     return {}
 
 
+def changed_hook(model, data):
+    model.register_forward_hook(lambda _module, _arguments, output: output * 2)
+    return {}
+
+
+def changed_array(model, data):
+    model.by[1] += 1
+    return {}
+
+
+def changed_captured_value(model, data):
+    model.shifted = shifted_by(2.0)
+    return {}
+
+
 def changed_pixel(model, data):
     data[1][0][0, 0, 0, 0] += 1e-6
     return {}
@@ -123,9 +139,24 @@ def changed_queries(model, data):
 CHANGES = [value for name, value in sorted(globals().items()) if name.startswith("changed_")]
 
 
+def shifted_by(by):
+    return lambda logits: logits + by * torch.arange(4)
+
+
+class Scaled(ToyNet):
+    """It reads an array and calls a function, which no weight shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.by, self.shifted = np.ones(4, np.float32), shifted_by(1.0)
+
+    def forward(self, x):
+        return self.shifted(super().forward(x) * torch.from_numpy(self.by))
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_whatever_changes_is_measured_anew(tmp_path, change):
-    model, data = model_of(), batches()
+    model, data = Scaled(), batches()
     forwards, options = Forwards(model), {"queries": Queries(count=4), "needs": {"logprob", "logprob_queries"}}
     for _ in range(2):
         settings = dict(options)
@@ -148,12 +179,24 @@ def test_other_versions_of_the_signals_do_not_count(tmp_path, monkeypatch):
 
 
 def test_models_with_equal_weights_share_and_others_do_not(tmp_path):
-    extract_cached(ClassifierTarget(model_of(0)), batches(), {"logprob"}, tmp_path)
-    twin, other = model_of(0), model_of(1)
-    forwards = [Forwards(twin), Forwards(other)]
+    first, twin, other = model_of(0), model_of(0), model_of(1)
+    forwards = [Forwards(model) for model in (first, twin, other)]
+    extract_cached(ClassifierTarget(first), batches(), {"logprob"}, tmp_path)
+    assert forwards.pop(0).since() == 3
     extract_cached(ClassifierTarget(twin), batches(), {"logprob"}, tmp_path)
     extract_cached(ClassifierTarget(other), batches(), {"logprob"}, tmp_path)
     assert [f.since() for f in forwards] == [0, 3]
+
+
+def test_a_model_that_cannot_be_told_works_and_is_measured_each_time(tmp_path):
+    model = model_of()
+    model.lock = threading.Lock()
+    forwards = Forwards(model)
+    plain = extract(ClassifierTarget(model), batches(), {"logprob"})
+    for _ in range(2):
+        forwards.since()
+        assert same(plain, extract_cached(ClassifierTarget(model), batches(), {"logprob"}, tmp_path))
+        assert forwards.since() == 3
 
 
 def test_audits_are_cached_by_their_head(tmp_path):

@@ -27,12 +27,16 @@ it, and assigned it this role. That is all:
   public lottery, name the seed. Roles that were drawn in groups can be drawn again only by whoever is given the
   groups. Samples in no role are not committed.
 * Whoever gets the private file can test which samples are committed.
+* Of what was used, only calibration samples are looked up in a commitment (:func:`use_of`): random augmentation makes
+  other rows of the members.
 """
 
 from amint.commitments.announcement import announced, check_same
 from amint.commitments.commitment import Commitment, commit
 from amint.commitments.proofs import Proof, check_proof, prove
+from amint.commitments.samples import sample_digest
 from amint.commitments.statement import check_public, check_roles, read_public
+from amint.commitments.use import check_use, commitment_sentence, use_of
 
 __all__ = [
     "Commitment",
@@ -42,7 +46,11 @@ __all__ = [
     "check_public",
     "check_roles",
     "check_same",
+    "check_use",
     "commit",
+    "commitment_sentence",
     "prove",
     "read_public",
+    "sample_digest",
+    "use_of",
 ]

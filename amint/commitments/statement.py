@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,10 +167,15 @@ def read_json(path: str | Path) -> Any:
     """The values in a JSON file.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or something else than a regular file is in its place.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        # Opening a pipe would wait for ever, and opening a device can set it in motion.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise InputError(f"{path} cannot be read: it is not a regular file")
+        # It may be exchanged for a pipe in between.
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            return json.loads(file.read())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

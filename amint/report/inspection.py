@@ -41,8 +41,19 @@ _SETTINGS = {
     "epochs": "Passes over the members",
     "lr": "Learning rate of the head",
     "by_class": "Compared within the predicted class",
+    "calibration_copies": "Repeated calibration rows left out",
 }
-_SHOWN = {"method", "steps", "members_seen", "history", "task", "evaluation", "controls", "commitment"}
+_SHOWN = {
+    "method",
+    "steps",
+    "members_seen",
+    "history",
+    "task",
+    "evaluation",
+    "controls",
+    "commitment",
+    "commitment_use",
+}
 
 
 def write_bundle_report(bundle: Bundle, path: str | Path) -> Path:
