@@ -1,7 +1,7 @@
 """CIFAR-10, one row of the table.
 
     python recipes/cifar10.py --data-root DATA                                                  # scaled down
-    python recipes/cifar10.py --data-root DATA --members 20000 --external 30000 --epochs 30     # the paper's size
+    python recipes/cifar10.py --data-root DATA --members 20000 --external 30000     # the paper's size
 
 DATA is as in amint.datasets.cifar10; packed JPEG images are not the original pixels. Mirrored images serve as hard
 negatives: a member seen in a mirror was not trained on.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cyclopts
 from common import Pool, Settings
@@ -37,8 +38,11 @@ class Cifar10(Settings):
     """Defaults for 2 CPU cores."""
 
     members: int = 2000
-    external: int = 3000
+    external: int = 4000
     calibration: int = 5000
+    epochs: int = 30
+    ratio: float = 2.0
+    lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 1.0
     out: Path = Path("runs/cifar10")
 
 

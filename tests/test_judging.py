@@ -10,6 +10,7 @@ from amint.evidence import Evidence
 from amint.judging import Samples, Scale, as_one, judged_items, set_tests
 from amint.records import CalibrationRecords
 from amint.roles import fingerprints
+from amint.set_tests import permutation_p, separation, split_test
 from amint.verification import verify
 
 
@@ -181,3 +182,17 @@ def test_no_path_to_used_exceeds_its_false_alarm_rate(size, n, by_class):
     assert listed <= most
     # Samples of one submission share a calibration, which widens the spread of their rate but not its mean.
     assert flagged / (repeats * size) <= alpha + 4 * np.sqrt(alpha * (1 - alpha) * (1 / size + 1 / n) / repeats)
+
+
+def test_several_signals_of_one_reading_together(knowing):
+    """As in the README."""
+    own, known, unseen = (
+        np.column_stack([read.scores, read.confidence])
+        for read in map(knowing.read, (images(32), images(199, seed=3), images(40, seed=9)))
+    )
+    for p_value in (
+        lambda rows: knowing.calibrated().set_p_value(rows[:, 0], test="welch"),
+        lambda rows: split_test(rows, known),
+        lambda rows: permutation_p(rows, known, separation, permutations=199),
+    ):
+        assert p_value(own) <= 0.01 < p_value(unseen)

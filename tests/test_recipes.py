@@ -136,6 +136,13 @@ def test_ablations_change_one_thing_each(data_root, tmp_path):
     assert "members" in again
 
 
+@pytest.mark.slow
+def test_the_speed_of_attacks_is_measured(tmp_path):
+    assert "peak memory" in ran("attack_speed", tmp_path)
+    found = json.loads((tmp_path / "attack_speed.json").read_text())
+    assert {"rmia-online", "informia-offline", "lira-online"} < set(found["seconds"])
+
+
 def test_the_front_and_its_knee():
     sys.path.insert(0, str(RECIPES))
     try:
