@@ -67,9 +67,9 @@ class Provenance:
         steps: training steps that the head took part in, or None.
         unaccounted_updates: updates of the model during training that the head saw nothing of, or None if not counted.
         commitment: root of what was committed to before training, or None.
-        committed: what that says of the data that was used, in plain words.
         signature: what is known of the bundle's signature.
         evaluation: figures measured by the owner, plain JSON values, or None.
+        committed: what the commitment says of the data that was used, in plain words.
     """
 
     bundle_sha256: str | None = None
@@ -78,6 +78,6 @@ class Provenance:
     steps: int | None = None
     unaccounted_updates: int | None = None
     commitment: str | None = None
-    committed: str = ""
     signature: str = "not signed"
     evaluation: dict[str, Any] | None = None
+    committed: str = ""

@@ -142,7 +142,7 @@ def _provenance(audit: Audit) -> Provenance:
         steps=facts.get("steps"),
         unaccounted_updates=facts.get("unaccounted_updates"),
         commitment=None if commitment is None else str(commitment["root"]),
-        committed=commitment_sentence(facts),
         signature="not signed" if held is None else held.signature.sentence(),
         evaluation=facts.get("evaluation"),
+        committed=commitment_sentence(facts),
     )

@@ -7,8 +7,6 @@ DATA is as in amint.datasets.cifar10; packed JPEG images are not the original pi
 negatives: a member seen in a mirror was not trained on.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

@@ -163,7 +163,10 @@ def test_recipes_are_short_and_use_the_public_interface(path):
     imported = [line for line in source.splitlines() if line.startswith(("from amint", "import amint"))]
     public = (
         "from amint import datasets",
-        *(f"from amint.{name}" for name in ("datasets", "errors", "metrics", "report", "tolerance")),
+        *(
+            f"from amint.{name}"
+            for name in ("attacks", "datasets", "errors", "metrics", "report", "signals", "tolerance")
+        ),
     )
     assert all(line == "import amint" or line.startswith(public) for line in imported)
     assert importlib.util.spec_from_file_location(path.stem, path) is not None

@@ -399,7 +399,9 @@ def test_a_comparison_by_class_draws_its_own_p_values_and_no_line(calibration, t
 def test_where_it_comes_from(calibration, tmp_path):
     figure = {"value": 0.9631, "low": 0.95, "high": 0.974, "n": [300, 1347]}
     evaluation = {"alpha": 0.05, "auroc": figure, "balanced_accuracy": figure, "tpr_at_fpr_0.01": figure}
-    origin = Provenance("ab" * 32, "cd" * 32, "active", 1250, 7, "ef" * 32, "The bundle is signed.", evaluation)
+    origin = Provenance(
+        "ab" * 32, "cd" * 32, "active", 1250, 7, "ef" * 32, "The bundle is signed.", evaluation, "Told."
+    )
     page = page_of(verdict_of([1.0], calibration, provenance=origin), calibration, tmp_path)
     facts = page.said("td", "name")
     value = "0.963 (95 % interval 0.950 – 0.974; 300 members, 1,347 unseen)"
@@ -416,6 +418,7 @@ def test_where_it_comes_from(calibration, tmp_path):
     assert facts.count(value) == 3
     heads = {"Owner’s AUROC", "Owner’s balanced accuracy, at alpha = 0.05", "Owner’s TPR at an FPR of 0.01"}
     assert heads <= set(page.said("th"))
+    assert "The owner’s word for who was what. Told." in " ".join(page.text.split())
     assert "The model was changed 7 times while the head saw nothing of it." in " ".join(page.text.split())
 
 
