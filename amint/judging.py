@@ -30,6 +30,7 @@ __all__ = [
     "as_one",
     "distinct",
     "judged_items",
+    "near_copies",
     "set_tests",
     "submission_controls",
 ]
@@ -155,10 +156,12 @@ def judged_items(
     return tuple(items)
 
 
-def set_tests(samples: Samples, scale: Scale, rows: NDArray[np.int64]) -> tuple[SetTest, ...]:
+def set_tests(
+    samples: Samples, scale: Scale, rows: NDArray[np.int64], groups: NDArray[np.int64]
+) -> tuple[SetTest, ...]:
     """The evidence for the submission as a whole, from its distinct samples ``rows``, adjusted by Holm.
 
-    Pictures that are nearly the same count as one.
+    Pictures that are nearly the same, ``groups`` of :func:`near_copies`, count as one.
     """
     records = scale.records
     kinds = [(HEAD, samples.scores, records.scores)]
@@ -166,17 +169,15 @@ def set_tests(samples: Samples, scale: Scale, rows: NDArray[np.int64]) -> tuple[
         kinds.append((CONFIDENCE, samples.confidence, records.confidence))
     if not len(rows):
         return ()
-    groups = _groups(samples, records, rows)
     first, share = rows[np.unique(groups)], share_of_draws(groups)
 
-    def p_value(own: Floats, known: Floats) -> float:
-        of_all, of_firsts = (
-            scale.set_p_value(own[chosen], known, None if samples.classes is None else samples.classes[chosen])
-            for chosen in (rows, first)
-        )
-        return p_value_of_groups(of_all, of_firsts, share)
+    def p_value(own: Floats, known: Floats, chosen: NDArray[np.int64]) -> float:
+        return scale.set_p_value(own[chosen], known, None if samples.classes is None else samples.classes[chosen])
 
-    p_values = [p_value(own, known) for _, own, known in kinds]
+    p_values = [p_value(own, known, rows) for _, own, known in kinds]
+    if len(first) < len(rows):
+        of_firsts = [p_value(own, known, first) for _, own, known in kinds]
+        p_values = [p_value_of_groups(p, of_first, share) for p, of_first in zip(p_values, of_firsts, strict=True)]
     classes = None if samples.classes is None else samples.classes[first]
     tests = []
     for (name, own, known), p, adjusted in zip(kinds, p_values, holm(p_values).tolist(), strict=True):
@@ -186,7 +187,7 @@ def set_tests(samples: Samples, scale: Scale, rows: NDArray[np.int64]) -> tuple[
     return tuple(tests)
 
 
-def _groups(samples: Samples, records: CalibrationRecords, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def near_copies(samples: Samples, records: CalibrationRecords, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of the rows the place, among them, of the first that it is nearly the same picture as."""
     return groups_of_copies(None if samples.looks is None else samples.looks[rows], records.hashes, len(rows))
 
@@ -215,11 +216,10 @@ def submission_controls(
     Args:
         samples: the submission.
         scale: what it is compared with.
-        rows: its distinct samples that play no other role; near copies are compared once.
+        rows: its distinct samples that play no other role, without near copies.
         names: of the properties of files.
     """
     records = scale.records
-    rows = rows[np.unique(_groups(samples, records, rows))]
     # More would cost memory and change no outcome.
     rows = np.sort(np.random.default_rng(_SEED).permutation(rows)[:_MOST_COMPARED])
     own, other, columns = samples.blind[rows], records.blind, list(FEATURES)

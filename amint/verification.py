@@ -15,7 +15,16 @@ from amint.batches import Source
 from amint.commitments import commitment_sentence
 from amint.evidence import Decision, Evidence, Verdict
 from amint.findings import Control, Provenance, SetTest
-from amint.judging import Scale, already_known, as_one, distinct, judged_items, set_tests, submission_controls
+from amint.judging import (
+    Scale,
+    already_known,
+    as_one,
+    distinct,
+    judged_items,
+    near_copies,
+    set_tests,
+    submission_controls,
+)
 from amint.loading import load
 from amint.power import power_curve
 from amint.readers import PROPERTY_NAMES
@@ -90,10 +99,11 @@ def verify(
         items = judged_items(samples, scale, original, twins)
         barred = {twin.item for twin in twins if twin.bits is None}
         rows = np.array(sorted(set(original.tolist()) - barred), np.int64)
-        tests = set_tests(samples, scale, rows)
+        groups = near_copies(samples, records, rows)
+        tests = set_tests(samples, scale, rows, groups)
         if len(rows) == 1:
             items = as_one(items, min(test.adjusted for test in tests), scale.alpha)
-        controls = (*submission_controls(samples, scale, rows, PROPERTY_NAMES), same)
+        controls = (*submission_controls(samples, scale, rows[np.unique(groups)], PROPERTY_NAMES), same)
     controls += tuple(Control(**control) for control in audit.training_controls())
     failed = [control.sentence for control in controls if control.outcome == "failed"]
     together = min((test.adjusted for test in tests), default=None)

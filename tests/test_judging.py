@@ -170,7 +170,7 @@ def test_no_path_to_used_exceeds_its_false_alarm_rate(size, n, by_class):
         samples = Samples(
             found, read.scores[own], marks[own], None, read.confidence[own], read.classes[own], blind[own], None
         )
-        tests = set_tests(samples, scale, np.arange(size))
+        tests = set_tests(samples, scale, np.arange(size), np.arange(size))
         items = judged_items(samples, scale, np.arange(size), ())
         if size == 1:
             items = as_one(items, min(test.adjusted for test in tests), alpha)
