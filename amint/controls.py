@@ -18,7 +18,8 @@ from amint.blind import Separation, separation
 from amint.calibration import Calibration
 from amint.errors import NonFiniteError, UsageError
 from amint.findings import Control, Outcome
-from amint.perceptual import MOST_BITS, Duplicate, Marks, find_duplicates, likeness, near_groups
+from amint.near_groups import near_groups
+from amint.perceptual import MOST_BITS, Duplicate, Marks, find_duplicates, likeness
 
 __all__ = ["Control", "Outcome", "blind_baseline", "control_against_control", "duplicates", "shuffled_membership"]
 

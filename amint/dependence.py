@@ -7,7 +7,8 @@ import math
 import numpy as np
 from scipy import stats
 
-from amint.perceptual import Hashes, near_groups, near_shares
+from amint.near_groups import near_groups
+from amint.perceptual import Hashes, near_shares
 
 __all__ = ["groups_of_copies", "p_value_of_groups", "share_of_draws"]
 

@@ -8,47 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
+
+import numpy as np
 
 from amint import wording
 from amint.errors import UsageError
 from amint.findings import Control, Provenance, SetTest
+from amint.items import Decision, Evidence, Items, by_rank
 from amint.result_files import as_csv, as_json, read_result, write_result
 
-__all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Provenance", "SetTest", "Verdict", "by_rank"]
+__all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Items", "Provenance", "SetTest", "Verdict", "by_rank"]
 
 SCHEMA = 3
 HEAD = "MINT head"
-Decision = Literal["used", "no evidence", "cannot tell"]
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of one submitted sample.
-
-    Attributes:
-        path: the file's path inside the submission, or its row number.
-        decision: ``used`` if the adjusted p-value is at most alpha.
-        score: MINT logit, higher = more likely used; None if it could not be judged.
-        p_value: chance of a score this high or higher for a sample that was not used.
-        adjusted: the p-value after Benjamini-Hochberg over the submission.
-        note: why it could not be judged, or what was done to the file before.
-        sha256: of the file's bytes, or None.
-        copy_of: path of an earlier sample that is the same input to the model; copies count once in the set-level test.
-        confidence: log of the largest class probability that the model gives it, or None.
-        predicted: the class that the model predicts, or None.
-    """
-
-    path: str
-    decision: Decision
-    score: float | None = None
-    p_value: float | None = None
-    adjusted: float | None = None
-    note: str = ""
-    sha256: str | None = None
-    copy_of: str | None = None
-    confidence: float | None = None
-    predicted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +34,7 @@ class Verdict:
         p_value: that smallest adjusted p-value: chance of evidence this strong for the submission, taken together, if
             nothing in it was used; None if nothing could be judged.
         alpha: accepted false-alarm rate of each decision.
-        items: one a submitted file, in order.
+        items: one a submitted file, in order; kept as :class:`amint.items.Items`.
         tests: the evidence for the submission as a whole, one entry a kind.
         controls: whether the audit is valid at all.
         reason: why nothing can be told, in plain words; empty otherwise.
@@ -77,7 +50,7 @@ class Verdict:
     decision: Decision
     p_value: float | None
     alpha: float
-    items: tuple[Evidence, ...]
+    items: Sequence[Evidence]
     tests: tuple[SetTest, ...]
     controls: tuple[Control, ...]
     reason: str
@@ -89,25 +62,32 @@ class Verdict:
     created: str
     libraries: dict[str, str]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", Items.of(self.items))
+
     @property
-    def judged(self) -> tuple[Evidence, ...]:
+    def _items(self) -> Items:
+        return Items.of(self.items)
+
+    @property
+    def judged(self) -> Items:
         """The items that have a score."""
-        return tuple(item for item in self.items if item.score is not None)
+        return self._items.take(~np.isnan(self._items.numbers("score")))
 
     @property
     def flagged(self) -> int:
         """How many items have a p-value of at most alpha, taken one by one."""
-        return sum(item.p_value is not None and item.p_value <= self.alpha for item in self.items)
+        return int((self._items.numbers("p_value") <= self.alpha).sum())
 
     @property
     def used(self) -> int:
         """How many items are ``used`` after Benjamini-Hochberg."""
-        return sum(item.decision == "used" for item in self.items)
+        return int(self._items.are("used").sum())
 
     @property
     def copies(self) -> int:
         """How many judged items are copies of an earlier one."""
-        return sum(item.copy_of is not None for item in self.judged)
+        return int(self.judged.are_copies().sum())
 
     @property
     def contradiction(self) -> bool:
@@ -153,15 +133,14 @@ class Verdict:
 
         def build(data: dict[str, Any]) -> Verdict:
             parts = {
-                "items": tuple(Evidence(**item) for item in data["items"]),
+                "items": Items(Evidence(**item) for item in data["items"]),
                 "tests": tuple(SetTest(**test) for test in data["tests"]),
                 "controls": tuple(Control(**control) for control in data["controls"]),
                 "provenance": Provenance(**data["provenance"]),
             }
             verdict = Verdict(**({name: data[name] for name in Verdict.__dataclass_fields__} | parts))
-            unknown = {verdict.decision, *(item.decision for item in verdict.items)} - set(get_args(Decision))
-            if unknown:
-                raise UsageError(f"a verdict cannot be {sorted(unknown)}; it is one of {get_args(Decision)}")
+            if verdict.decision not in get_args(Decision):
+                raise UsageError(f"a verdict cannot be {verdict.decision!r}; it is one of {get_args(Decision)}")
             return verdict
 
         return read_result(text, "verdict", SCHEMA, build)
@@ -173,8 +152,3 @@ class Verdict:
     def write(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``verdict.json`` and ``verdict.csv`` into a folder, made if need be."""
         return write_result(self, "verdict", folder)
-
-
-def by_rank(items: Sequence[Evidence]) -> list[Evidence]:
-    """The most suspicious first, those that could not be judged last."""
-    return sorted(items, key=lambda item: -float("inf") if item.score is None else item.score, reverse=True)

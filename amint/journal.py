@@ -16,7 +16,7 @@ import math
 import os
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
@@ -96,15 +96,11 @@ class Journal:
     """An open journal; also a context manager that closes it.
 
     Attributes:
-        judged, refused: what earlier runs have found, in their order.
-        done: the names of all these files.
+        done: the names of all files that earlier runs have found something of.
     """
 
-    def __init__(self, path: Path, file: FileIO, found: Sequence[Judged | Refused]) -> None:
-        self._path, self._file = path, file
-        self.judged = tuple(line for line in found if isinstance(line, Judged))
-        self.refused = tuple(line for line in found if isinstance(line, Refused))
-        self.done = frozenset(line.path for line in found)
+    def __init__(self, path: Path, file: FileIO, header: Header, done: frozenset[str]) -> None:
+        self._path, self._file, self._header, self.done = path, file, header, done
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], header: Header) -> Self:
@@ -123,15 +119,22 @@ class Journal:
         try:
             _lock(file, target)
             _check_ours(target)
-            found, sound = _read(target, header)
+            sound, done = 0, set[str]()
+            for end, line in _sound_lines(target, header):
+                sound = end
+                done |= set() if line is None else {line.path}
             file.truncate(sound)
-            journal = cls(target, file, found)
+            journal = cls(target, file, header, frozenset(done))
             if not sound:
                 journal._write([_first_line(header)])
         except BaseException:
             file.close()
             raise
         return journal
+
+    def found(self) -> Iterator[Judged | Refused]:
+        """What is noted, in its order, read from the file line by line."""
+        return (line for _, line in _sound_lines(self._path, self._header) if line is not None)
 
     def append(self, judged: Iterable[Judged], refused: Iterable[Refused] = ()) -> None:
         """Note down files; afterwards they are safe from anything but a failure of the machine.
@@ -213,25 +216,23 @@ def _check_ours(path: Path) -> None:
         raise UsageError(f"{path} holds something else than a journal; amint will not replace it. Choose another name")
 
 
-def _read(path: Path, header: Header) -> tuple[list[Judged | Refused], int]:
-    """What the sound lines behind the header say, and where the last of them ends: 0 without this header."""
-    found: list[Judged | Refused] = []
-    sound = 0
+def _sound_lines(path: Path, header: Header) -> Iterator[tuple[int, Judged | Refused | None]]:
+    """Where each sound line ends and what it says, None for the header; nothing without this header."""
+    end = 0
     with path.open("rb") as file:
         for line in file:
             # Torn by a kill, or damaged when the machine failed: from here on, files are judged again.
             if not line.endswith(b"\n"):
-                break
+                return
             try:
                 value = json.loads(line, parse_constant=_not_finite)
-                if sound:
-                    found.append(_parsed(value))
-                elif value != _first_line(header):
-                    break
+                found = _parsed(value) if end else None
+                if not end and value != _first_line(header):
+                    return
             except (ValueError, TypeError, KeyError, RecursionError):
-                break
-            sound += len(line)
-    return found, sound
+                return
+            end += len(line)
+            yield end, found
 
 
 def _first_line(header: Header) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,13 @@ from amint.controls import blind_baseline, control_against_control, duplicates
 from amint.dependence import groups_of_copies, p_value_of_groups, share_of_draws
 from amint.effect import Effect, effect, effect_by_class
 from amint.errors import UsageError
-from amint.evidence import HEAD, Evidence
+from amint.evidence import HEAD
 from amint.findings import Control, SetTest
+from amint.items import Items
 from amint.perceptual import Duplicate, Marks
 from amint.records import CalibrationRecords, TrainingRecords
+from amint.spill import Table
+from amint.texts import Texts
 
 __all__ = [
     "CONFIDENCE",
@@ -45,7 +48,7 @@ class Samples:
     """What was read of the submitted samples that can be judged, in the order of their names.
 
     Attributes:
-        found: name, hash and notes of each, not yet judged.
+        paths, hashes, notes: name of each, SHA-256 of its file or None, what was done to it, or "".
         scores: float64 ``[m]``, MINT logits.
         marks: int64 ``[m]``, fingerprints of the inputs.
         looks: int64 ``[m]``, perceptual hashes, or None.
@@ -54,17 +57,19 @@ class Samples:
         properties: float64 ``[m, p]``, of the files, or None.
     """
 
-    found: tuple[Evidence, ...]
+    paths: Texts
+    hashes: Texts
+    notes: Texts
     scores: Floats
     marks: NDArray[np.int64]
     looks: NDArray[np.int64] | None
     confidence: Floats | None
     classes: NDArray[np.int64] | None
-    blind: NDArray[np.float32]
-    properties: Floats | None
+    blind: Table
+    properties: Table | None
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +131,7 @@ def distinct(samples: Samples) -> NDArray[np.int64]:
     return np.asarray(first[which], np.int64)
 
 
-def judged_items(
-    samples: Samples, scale: Scale, original: NDArray[np.int64], twins: Sequence[Duplicate]
-) -> tuple[Evidence, ...]:
+def judged_items(samples: Samples, scale: Scale, original: NDArray[np.int64], twins: Sequence[Duplicate]) -> Items:
     """Every sample with its p-values and decision.
 
     What plays another role already cannot be judged; Benjamini-Hochberg runs over all others.
@@ -136,24 +139,19 @@ def judged_items(
     notes: dict[int, list[str]] = {}
     for twin in twins:
         notes.setdefault(twin.item, []).append(twin.reason)
-    barred = {twin.item for twin in twins if twin.bits is None}
-    open_rows = [i for i in range(len(samples)) if i not in barred]
-    p_values = scale.p_values(samples)
-    adjusted = dict(zip(open_rows, benjamini_hochberg(p_values[open_rows]).tolist(), strict=True))
-    items = []
-    for i, item in enumerate(samples.found):
-        told = {
-            "note": "; ".join(filter(None, [item.note, *notes.get(i, ())])),
-            "copy_of": None if original[i] == i else samples.found[original[i]].path,
-            "confidence": None if samples.confidence is None else float(samples.confidence[i]),
-            "predicted": None if samples.classes is None else int(samples.classes[i]),
-        }
-        if i not in barred:
-            decision = "used" if adjusted[i] <= scale.alpha else "no evidence"
-            told |= {"decision": decision, "score": float(samples.scores[i])}
-            told |= {"p_value": float(p_values[i]), "adjusted": adjusted[i]}
-        items.append(Evidence(**(asdict(item) | told)))
-    return tuple(items)
+    barred = np.isin(np.arange(len(samples)), [twin.item for twin in twins if twin.bits is None])
+    p_values, adjusted = scale.p_values(samples), np.full(len(samples), np.nan)
+    adjusted[~barred] = benjamini_hochberg(p_values[~barred])
+    copy_of = (None if first == i else samples.paths[first] for i, first in enumerate(original.tolist()))
+    told = ("; ".join(filter(None, [note, *notes.get(i, ())])) for i, note in enumerate(samples.notes))
+    texts = {"path": samples.paths, "sha256": samples.hashes, "note": Texts(told), "copy_of": Texts(copy_of)}
+    numbers = {
+        "score": np.where(barred, np.nan, samples.scores),
+        "p_value": np.where(barred, np.nan, p_values),
+        "adjusted": adjusted,
+        "confidence": samples.confidence,
+    }
+    return Items.of_columns(texts, numbers, samples.classes, used=adjusted <= scale.alpha, told=~barred)
 
 
 def set_tests(
@@ -192,10 +190,10 @@ def near_copies(samples: Samples, records: CalibrationRecords, rows: NDArray[np.
     return groups_of_copies(None if samples.looks is None else samples.looks[rows], records.hashes, len(rows))
 
 
-def as_one(items: Sequence[Evidence], p_value: float, alpha: float) -> tuple[Evidence, ...]:
+def as_one(items: Items, p_value: float, alpha: float) -> Items:
     """The items of a submission that holds one sample: what is said of the whole is said of it."""
     told: dict[str, Any] = {"adjusted": p_value, "decision": "used" if p_value <= alpha else "no evidence"}
-    return tuple(item if item.score is None else replace(item, **told) for item in items)
+    return Items(item if item.score is None else replace(item, **told) for item in items)
 
 
 def already_known(
@@ -205,7 +203,7 @@ def already_known(
     known = {"calibration": Marks(records.marks, records.hashes)}
     if training.external_marks is not None:
         known["external"] = Marks(training.external_marks, training.external_hashes)
-    return duplicates(Marks(samples.marks, samples.looks), known, paths=[item.path for item in samples.found])
+    return duplicates(Marks(samples.marks, samples.looks), known, paths=[path or "" for path in samples.paths])
 
 
 def submission_controls(

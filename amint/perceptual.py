@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from amint.arrays import Floats
 from amint.errors import NonFiniteError, UsageError
@@ -28,10 +26,11 @@ __all__ = [
     "BITS",
     "MOST_BITS",
     "Duplicate",
+    "Hashes",
     "Marks",
+    "check_hashes",
     "find_duplicates",
     "likeness",
-    "near_groups",
     "near_shares",
     "nearest",
     "perceptual_hash",
@@ -115,7 +114,7 @@ def nearest(submitted: Hashes, known: Hashes, most_bits: int = MOST_BITS) -> tup
     Raises:
         UsageError: not int64 arrays, or ``most_bits`` out of range.
     """
-    submitted, known = _checked("submitted", submitted, most_bits), _checked("known", known, most_bits)
+    submitted, known = check_hashes("submitted", submitted, most_bits), check_hashes("known", known, most_bits)
     index = np.full(len(submitted), -1, np.int64)
     agreement = np.full(len(submitted), _least(most_bits) - 1, np.float32)
     for rows, columns, agreeing in _tables(submitted, known):
@@ -128,37 +127,13 @@ def nearest(submitted: Hashes, known: Hashes, most_bits: int = MOST_BITS) -> tup
     return index, distance
 
 
-def near_groups(hashes: Hashes, most_bits: int = MOST_BITS) -> Hashes:
-    """Groups of images that are linked by near ones: int64 ``[n]``, the row number of each one's first relative.
-
-    A row without a near one is a group by itself, and so is every blank image. Raises as :func:`nearest`.
-    """
-    hashes = _checked("hashes", hashes, most_bits)
-    distinct, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    n = len(distinct)
-    # Every hash points to one of its group.
-    leader = np.arange(n)
-    for rows, columns, agreeing in _tables(distinct, distinct):
-        a, b = np.nonzero(agreeing >= _least(most_bits))
-        ends = np.stack([a + rows.start, b + columns.start])
-        ends = ends[:, ends[0] < ends[1]]
-        if ends.size:
-            ends = np.concatenate([ends, [np.arange(n), leader]], axis=1)
-            graph = sparse.coo_array((np.ones(ends.shape[1], np.bool_), (ends[0], ends[1])), shape=(n, n))
-            label = csgraph.connected_components(graph, directed=False)[1]
-            leader = np.unique(label, return_index=True)[1][label]
-    earliest = np.full(n, len(hashes), np.int64)
-    np.minimum.at(earliest, leader, first)
-    return np.where(hashes == 0, np.arange(len(hashes)), earliest[leader][which])
-
-
 def near_shares(hashes: Hashes, most_bits: int = MOST_BITS) -> Floats:
     """Of two different images, how often do their hashes differ in at most 0, 1 ... ``most_bits`` bits?
 
     Float64 ``[most_bits + 1]``, from 1,000 of the hashes ``[n]`` against the others; zeros for fewer than two.
     Raises as :func:`nearest`.
     """
-    hashes = _checked("hashes", hashes, most_bits)
+    hashes = check_hashes("hashes", hashes, most_bits)
     hashes = np.random.default_rng(0).permutation(hashes[hashes != 0])
     asked, rest = np.split(hashes, [min(_SAMPLE, len(hashes) // 2)])
     counts = np.zeros(most_bits + 1, np.int64)
@@ -178,8 +153,8 @@ class Marks:
     look: Hashes | None = None
 
     def __post_init__(self) -> None:
-        _checked("exact", self.exact)
-        if self.look is not None and len(_checked("look", self.look)) != len(self.exact):
+        check_hashes("exact", self.exact)
+        if self.look is not None and len(check_hashes("look", self.look)) != len(self.exact):
             raise UsageError(f"one look a sample, expected {len(self.exact)}, found {len(self.look)}")
 
 
@@ -250,7 +225,8 @@ def likeness(marks: Marks, most_bits: int = MOST_BITS) -> float:
     return float((nearest(asked, rest, most_bits)[0] >= 0).mean())
 
 
-def _checked(name: str, hashes: Hashes, most_bits: int = 0) -> Hashes:
+def check_hashes(name: str, hashes: Hashes, most_bits: int = 0) -> Hashes:
+    """The same hashes. Raises UsageError: not an int64 array ``[n]``, or ``most_bits`` out of range."""
     if not isinstance(hashes, np.ndarray) or hashes.ndim != 1 or hashes.dtype != np.int64:
         found = f"{hashes.dtype} {hashes.shape}" if isinstance(hashes, np.ndarray) else type(hashes).__name__
         raise UsageError(f"{name} must be an int64 array [n], found {found}")

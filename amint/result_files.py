@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -85,7 +86,19 @@ def _text(write: Callable[[_Result, TextIO], None], result: _Result) -> str:
 
 
 def _write_json(result: _Result, file: TextIO) -> None:
-    json.dump(result.values(), file, indent=1, allow_nan=False, default=asdict)
+    # Rows one by one and a line each: they may be many.
+    for number, (name, value) in enumerate(result.values().items()):
+        file.write(f"{',' if number else '{'}\n {json.dumps(name)}: ")
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            rows = (f"{',' if i else ''}\n  {_plain(row)}" for i, row in enumerate(value))
+            file.writelines(itertools.chain("[", rows, "]"))
+        else:
+            file.write(_plain(value))
+    file.write("\n}")
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, default=asdict)
 
 
 def _write_csv(result: _Result, file: TextIO) -> None:

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from amint.audit import Audit
 from amint.batches import Source, input_batches
-from amint.blind import FEATURES, blind_features
+from amint.blind import blind_features
 from amint.errors import InputError, UsageError
-from amint.evidence import Evidence
 from amint.journal import Header, Journal, Judged, Refused, submission_identity
 from amint.judging import Samples
 from amint.readers import Row, open_submission
@@ -23,7 +22,9 @@ from amint.readers.rows import printable
 from amint.records import perceptual_hashes
 from amint.roles import fingerprints
 from amint.signals import extract
+from amint.spill import Spill
 from amint.targets import AuditedModel
+from amint.texts import Texts
 
 __all__ = ["Progress", "read_files", "read_tensors"]
 
@@ -58,8 +59,12 @@ def read_files(
     preprocessing, (height, width) = held.preprocessing, audit.input_shape[-2:]
 
     def read(book: Journal | None) -> tuple[Samples, tuple[Refused, ...]]:
-        rows, refused = _Rows(), list(book.refused) if book else []
-        rows.add(book.judged if book else ())
+        rows, refused = _Rows(), list[Refused]()
+        for found in book.found() if book else ():
+            if isinstance(found, Judged):
+                rows.add([found])
+            else:
+                refused.append(found)
         earlier = len(refused)
         done = book.done if book else frozenset()
         reader = open_submission(path, preprocessing, batch_size=batch_size, expect=(height, width), skip=done)
@@ -135,24 +140,26 @@ def _read(audit: Audit, x: Tensor, files: Sequence[Row | None], first: int = 0) 
 
 
 class _Rows:
-    """What is kept of each sample, in a few hundred bytes; numbers of samples lie in blocks."""
+    """What is kept of each sample, in about 200 bytes; what few samples are asked for again goes to the disk."""
 
     def __init__(self) -> None:
-        self._found: list[Evidence] = []
+        self._paths, self._hashes, self._notes = Texts(), Texts(), Texts()
         self._scores, self._marks = array("d"), array("q")
         self._looks, self._confidence, self._classes = array("q"), array("d"), array("q")
-        self._blind, self._properties = bytearray(), array("d")
+        self._blind, self._properties = Spill(np.float32), Spill(np.float64)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._paths)
 
     def add(self, rows: Iterable[Judged]) -> None:
         for row in rows:
-            self._found.append(Evidence(row.path, "cannot tell", note=row.note, sha256=row.sha256))
+            self._paths.append(row.path)
+            self._hashes.append(row.sha256)
+            self._notes.append(row.note)
             self._scores.append(row.score)
             self._marks.append(row.mark)
-            self._blind += row.blind
-            self._properties.extend(row.properties)
+            self._blind.append(row.blind)
+            self._properties.append(np.array(row.properties, np.float64).tobytes())
             # A column that one sample lacks is left out in the end.
             for column, value in ((self._looks, row.look), (self._classes, row.predicted)):
                 column.extend(() if value is None else (value,))
@@ -161,21 +168,24 @@ class _Rows:
     def samples(self) -> Samples:
         """In the order of their names, as files; tensors come in order anyway."""
         n = len(self)
-        files = n > 0 and self._found[0].sha256 is not None
-        order = np.array(sorted(range(n), key=lambda i: self._found[i].path) if files else range(n), np.int64)
+        files = n > 0 and self._hashes[0] is not None
+        order = np.array(sorted(range(n), key=lambda i: self._paths[i] or "") if files else range(n), np.int64)
 
         def column(values: array[Any], kind: Any) -> Any:
             return np.frombuffer(values, kind)[order] if len(values) == n else None
 
         classified = len(self._classes) == len(self._confidence) == n
-        properties = np.frombuffer(self._properties, np.float64)
+        self._blind.reorder(order)
+        self._properties.reorder(order)
         return Samples(
-            found=tuple(self._found[i] for i in order),
+            paths=self._paths.take(order),
+            hashes=self._hashes.take(order),
+            notes=self._notes.take(order),
             scores=np.frombuffer(self._scores, np.float64)[order],
             marks=np.frombuffer(self._marks, np.int64)[order],
             looks=column(self._looks, np.int64),
             confidence=column(self._confidence, np.float64) if classified else None,
             classes=column(self._classes, np.int64) if classified else None,
-            blind=np.frombuffer(self._blind, np.float32).reshape(-1, len(FEATURES))[order],
-            properties=properties.reshape(n, -1)[order] if len(properties) else None,
+            blind=self._blind,
+            properties=self._properties if files else None,
         )

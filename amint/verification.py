@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 from amint.audit import Audit
 from amint.batches import Source
 from amint.commitments import commitment_sentence
-from amint.evidence import Decision, Evidence, Verdict
+from amint.evidence import Verdict
 from amint.findings import Control, Provenance, SetTest
+from amint.items import Decision, Evidence, Items
 from amint.judging import (
     Scale,
     already_known,
@@ -83,15 +85,15 @@ def verify(
     calibration.check_alpha(alpha)
     records = audit.recorded()
     scale = Scale(records, bool(audit.facts.get("by_class")) if by_class is None else by_class, float(alpha))
-    refused: Sequence[Evidence] = ()
+    refused = Items()
     if isinstance(submitted, str | Path):
         place = None if journal is None else Path(journal)
         samples, files = read_files(audit, Path(submitted), batch_size, progress, place)
-        refused = [Evidence(file.path, "cannot tell", note=file.reason) for file in files]
+        refused = Items(Evidence(file.path, "cannot tell", note=file.reason) for file in files)
     else:
         samples = read_tensors(audit, submitted, batch_size, progress)
     controls: tuple[Control, ...] = ()
-    items: tuple[Evidence, ...] = ()
+    items = Items()
     tests: tuple[SetTest, ...] = ()
     if len(samples):
         same, twins = already_known(samples, records, audit.trained())
@@ -108,12 +110,14 @@ def verify(
     failed = [control.sentence for control in controls if control.outcome == "failed"]
     together = min((test.adjusted for test in tests), default=None)
     if failed:
-        items = tuple(replace(item, decision="cannot tell") for item in items)
+        items = items.untold()
+    if refused:
+        items = Items(chain(items, refused)).by_path()
     return Verdict(
         decision=_decision(together, alpha, bool(failed)),
         p_value=together,
         alpha=float(alpha),
-        items=tuple(sorted([*items, *refused], key=lambda item: item.path)) if refused else items,
+        items=items,
         tests=tests,
         controls=controls,
         reason=" ".join(failed),

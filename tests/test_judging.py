@@ -6,11 +6,11 @@ from scipy import stats
 
 import amint
 from amint.errors import UsageError
-from amint.evidence import Evidence
 from amint.judging import Samples, Scale, as_one, judged_items, set_tests
 from amint.records import CalibrationRecords
 from amint.roles import fingerprints
 from amint.set_tests import permutation_p, separation, split_test
+from amint.texts import Texts
 from amint.verification import verify
 
 
@@ -166,9 +166,9 @@ def test_no_path_to_used_exceeds_its_false_alarm_rate(size, n, by_class):
             by_class,
             alpha,
         )
-        found = tuple(Evidence(f"row {i}", "cannot tell") for i in own)
+        names = Texts(f"row {i}" for i in own), Texts(None for _ in own), Texts("" for _ in own)
         samples = Samples(
-            found, read.scores[own], marks[own], None, read.confidence[own], read.classes[own], blind[own], None
+            *names, read.scores[own], marks[own], None, read.confidence[own], read.classes[own], blind[own], None
         )
         tests = set_tests(samples, scale, np.arange(size), np.arange(size))
         items = judged_items(samples, scale, np.arange(size), ())

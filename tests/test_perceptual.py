@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import fft
 
+from amint import near_groups as near_groups_module
 from amint import perceptual
 from amint.datasets import mnist
 from amint.errors import NonFiniteError, UsageError
-from amint.perceptual import Duplicate, Marks, find_duplicates, likeness, near_groups, nearest, perceptual_hash
+from amint.near_groups import near_groups
+from amint.perceptual import Duplicate, Marks, find_duplicates, likeness, nearest, perceptual_hash
 
 WORDS = st.integers(-(2**63), 2**63 - 1)
 # Few and small numbers are often near each other, and 0 is the hash of a blank image.
@@ -133,12 +135,27 @@ def test_groups_equal_following_every_link(hashes, most_bits):
     assert near_groups(hashes, most_bits).tolist() == group
 
 
+@pytest.mark.parametrize("most_bits", [0, 1, 4, 7])
+def test_no_near_pair_is_overlooked(most_bits):
+    """Bits differ anywhere: in one piece of a hash, at its edges, spread over all pieces."""
+    rng = np.random.default_rng(most_bits)
+    first = rng.integers(-(2**63), 2**63 - 1, 400)
+    turned = [rng.choice(64, most_bits + i % 2, replace=False).astype(np.uint64) for i in range(400)]
+    masks = np.array([np.bitwise_or.reduce(np.uint64(1) << bits) if len(bits) else 0 for bits in turned], np.uint64)
+    second = (first.view(np.uint64) ^ masks).view(np.int64)
+    groups = near_groups(np.concatenate([first, second]), most_bits)
+    near = np.arange(400) % 2 == 0
+    np.testing.assert_array_equal(groups[400:][near], np.arange(400)[near])
+    np.testing.assert_array_equal(groups[400:][~near], 400 + np.arange(400)[~near])
+
+
 def test_blocks_leave_no_trace(monkeypatch):
     rng = np.random.default_rng(0)
     hashes = rng.integers(1, 200, 90)
     whole = nearest(hashes, hashes[::-1].copy(), 2), near_groups(hashes, 1)
     monkeypatch.setattr(perceptual, "_ROWS", 7)
     monkeypatch.setattr(perceptual, "_COLUMNS", 5)
+    monkeypatch.setattr(near_groups_module, "_MOST_PAIRS", 3)
     pieces = nearest(hashes, hashes[::-1].copy(), 2), near_groups(hashes, 1)
     np.testing.assert_array_equal(pieces[0], whole[0])
     np.testing.assert_array_equal(pieces[1], whole[1])

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike
 
 from amint.calibration import Calibration
 from amint.errors import UsageError
-from amint.evidence import HEAD, SCHEMA, Verdict, by_rank
+from amint.evidence import HEAD, SCHEMA, Verdict
 from amint.history import Curves
+from amint.items import Items, by_rank
 from amint.metrics import auroc_interval, balanced_accuracy_interval, tpr_at_fpr_interval
 from amint.report import parts
 from amint.report.figures import roc_plot, score_histogram
@@ -59,7 +60,8 @@ def write_report(
     if broken:
         raise UsageError(f"thumbnails must be the bytes of PNG files; {broken[0]!r} is something else")
     judged, n_judged = by_rank(verdict.judged), len(verdict.judged)
-    rejected = [item for item in verdict.items if item.score is None]
+    items = Items.of(verdict.items)
+    rejected = items.take(np.isnan(items.numbers("score")))
     word, _, rest = verdict.sentence().partition(": ")
     last = judged[max(_MOST_SUSPICIOUS, n_judged - _LEAST_SUSPICIOUS) :]
     compared_by_class = parts.by_class(verdict, calibration)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from amint.attack_results import COMPARISON_SCHEMA, METRICS, AttackControl, AttackResult, Comparison
+from amint.attack_results import COMPARISON_SCHEMA, METRICS, TRAINED_IN, AttackControl, AttackResult, Comparison
 from amint.gate import GateResult
 from amint.metrics import LOW_FPRS, tpr_name
 from amint.report import _write
@@ -31,7 +31,8 @@ def write_comparison_report(comparison: Comparison, path: str | Path, gate: Gate
         gate: what the release gate said of it, if there is one.
     """
     ranked = comparison.ranked
-    strongest = ranked[0] if ranked else None
+    outsiders = [result for result in ranked if result.family != TRAINED_IN]
+    strongest = next(iter(outsiders or ranked), None)
     by_luck = _CHANCE / max(1, len(ranked))
     return _write(
         path,
@@ -44,6 +45,7 @@ def write_comparison_report(comparison: Comparison, path: str | Path, gate: Gate
         gate=gate,
         gate_sentence="" if gate is None else _whole(gate.sentence()),
         strongest=strongest,
+        trained_in=next((result for result in ranked if result.family == TRAINED_IN), None),
         clear=bool(comparison.warning()) or any((r.p_value or 1) <= by_luck for r in ranked),
         metrics=[(name, _HEADS[name]) for name in METRICS],
         figures=list(_figures(comparison)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -27,6 +28,8 @@ _LOOKS = (
 )
 MOST_CURVES = len(_LOOKS)
 _LONG = 20
+# In inches: the figure without its legend, and a line of that.
+_WIDTH, _HEIGHT, _LINE = 4.9, 3.0, 0.21
 
 
 def log_roc(name: str, title: str, curves: Mapping[str, tuple[Curve, str]], smallest: tuple[float, float]) -> Markup:
@@ -77,4 +80,6 @@ def log_roc(name: str, title: str, curves: Mapping[str, tuple[Curve, str]], smal
         # Two long names beside each other would leave the figure.
         columns = 1 if max(map(len, curves), default=0) > _LONG else 2
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+        # The legend stands above the axes and must not press them together.
+        figure.set_size_inches(_WIDTH, _HEIGHT + _LINE * math.ceil((len(curves) + 1) / columns))
         return _inline(figure, name, title, " ".join(f"{label}: {words}" for label, (_, words) in curves.items()))

@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from amint.calibration import Calibration
-from amint.evidence import Evidence, Verdict, by_rank
+from amint.evidence import Verdict
+from amint.items import Evidence, Items, by_rank
 from amint.report.figures import p_value_plot, power_plot, roc_plot, score_histogram
 
 __all__ = ["by_class", "distinct", "evaluation", "figures", "pictured", "pictures", "power_sentence"]
@@ -17,9 +18,9 @@ __all__ = ["by_class", "distinct", "evaluation", "figures", "pictured", "picture
 _MOST_PICTURED = 12
 
 
-def distinct(verdict: Verdict) -> list[Evidence]:
+def distinct(verdict: Verdict) -> Items:
     """What was judged, without copies."""
-    return [item for item in verdict.judged if item.copy_of is None]
+    return verdict.judged.take(~verdict.judged.are_copies())
 
 
 def pictured(verdict: Verdict) -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def pictured(verdict: Verdict) -> tuple[str, ...]:
     return tuple(item.path for group in _extremes(verdict) for item in group)
 
 
-def _extremes(verdict: Verdict) -> tuple[list[Evidence], list[Evidence]]:
+def _extremes(verdict: Verdict) -> tuple[Items, Items]:
     """The most and the least suspicious, each in the order of suspicion."""
     ranked = by_rank(distinct(verdict))
     half = min(_MOST_PICTURED, (len(ranked) + 1) // 2)
@@ -46,7 +47,7 @@ def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
     items = distinct(verdict)
     found = {}
     if items:
-        scores, p_values = (np.array(values, np.float64) for values in zip(*map(_numbers, items), strict=True))
+        scores, p_values = items.numbers("score"), items.numbers("p_value")
         line = (f"p ≤ {verdict.alpha:g}", calibration.threshold(verdict.alpha))
         found = {
             "scores": score_histogram(
@@ -71,12 +72,8 @@ def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
 
 def by_class(verdict: Verdict, calibration: Calibration) -> bool:
     """Whether samples were compared with those of their class, so that no one score stands for a p-value."""
-    numbers = np.array([_numbers(item) for item in verdict.judged], np.float64).reshape(-1, 2)
-    return not np.allclose(calibration.p_values(numbers[:, 0]), numbers[:, 1])
-
-
-def _numbers(item: Evidence) -> tuple[float | None, float | None]:
-    return item.score, item.p_value
+    judged = verdict.judged
+    return not np.allclose(calibration.p_values(judged.numbers("score")), judged.numbers("p_value"))
 
 
 def power_sentence(verdict: Verdict, by_class: bool) -> str:
