@@ -10,42 +10,31 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from amint.batches import inputs_of, is_map_style
-from amint.errors import NonFiniteError, UsageError
+from amint.errors import UsageError
 from amint.fleet import Fleet, open_design, store_design
 from amint.identity import content_digest, model_digest
+from amint.reference_training import Job, train_in_processes, train_models
 from amint.roles import fingerprints
-from amint.seeding import isolated, seed_generators, seeded
-from amint.signal_cache import whole_file
+from amint.seeding import isolated
 
 if TYPE_CHECKING:
     import lightning as L
 
 __all__ = ["random_halves", "train_references"]
 
-_QUIET = {
-    "devices": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 _READ_TWICE = 64
 _MEANT = {
     "dataset": "the inputs of the samples, or their order",
@@ -53,20 +42,6 @@ _MEANT = {
     "members": "the halves that the seed draws",
     "recipe": "the module's code, its settings or the training arguments",
 }
-
-
-@dataclass(frozen=True)
-class _Job:
-    """How each model is trained."""
-
-    make_module: Callable[[], L.LightningModule]
-    dataset: Dataset[Any]
-    max_epochs: int
-    batch_size: int
-    seed: int
-    backbone: str
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    loader: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train_references(
@@ -83,13 +58,21 @@ def train_references(
     trainer_arguments: Mapping[str, Any] | None = None,
     loader_arguments: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    at_once: int | None = None,
 ) -> Fleet:
     """Train ``k`` models, or those that are still missing, and write each down as soon as it is finished.
 
-    After a kill at any moment the same call goes on: finished models stay, the one that was being trained starts again.
+    After a kill at any moment the same call goes on: finished models stay, those that were being trained start again.
     As every model has random numbers of its own, that gives the same weights as an uninterrupted run, to the bit on
-    a CPU. With several CUDA devices one process a device trains one model at a time, otherwise this process trains them
-    one after the other.
+    a CPU. With several CUDA devices one process a device trains its share of them, otherwise this process trains all.
+
+    On a CUDA device several small models train at once where that is faster: a few steps each way are timed first, on
+    the device and with the models and batches in question, and the outcome is logged. Models trained at once begin with
+    the same weights and see the same batches as those trained one after the other, and end with the same weights up to
+    rounding; what is drawn while they train (dropout, augmentation) is drawn anew, so that a restart gives other such
+    draws. They cannot be trained at once if anything goes by more than each weight's own value and gradient:
+    callbacks and hooks, clipping by norm, LBFGS, control flow that depends on values; they are trained one after the
+    other then.
 
     The same call has the same samples with the same labels; labels that ``dataset`` draws anew each time it is read
     cannot be compared. Of the arguments of trainer and loader, objects such as callbacks count by their type alone.
@@ -110,27 +93,38 @@ def train_references(
         trainer_arguments: further arguments of ``lightning.Trainer``.
         loader_arguments: further arguments of ``DataLoader``, such as ``num_workers`` or ``drop_last``.
         workers: processes; None for one a CUDA device.
+        at_once: how many models a process trains at once: 1 for one after the other, None for what is faster on a CUDA
+            device and for 1 elsewhere. Models with unequally many rows are not trained at once. ``num_workers`` of the
+            loader counts for each model.
 
     Raises:
         UsageError: an odd number of models, data that cannot be used, another fleet in the folder or one of other data,
-            or a training that was stopped.
-        NonFiniteError: a model diverged.
+            a training that was stopped, or ``at_once`` for models for which that cannot be done.
+        NonFiniteError: a model diverged; those that were trained at once with it are stored.
     """
     if k < 2 or k % 2:
         raise UsageError(f"k must be even and at least 2, so that each sample is in half of the models; got {k}")
-    job = _Job(
-        make_module, dataset, max_epochs, batch_size, seed, backbone, trainer_arguments or {}, loader_arguments or {}
+    job = Job(
+        make_module,
+        dataset,
+        max_epochs,
+        batch_size,
+        seed,
+        backbone,
+        trainer_arguments or {},
+        loader_arguments or {},
+        at_once,
     )
+    job.check()
     marks, labels = _told(dataset, plain)
     facts = {"k": k, "seed": seed, "rows": len(marks), "labels": labels, "backbone": backbone, "recipe": _recipe(job)}
     fleet = _begun(Path(out), make_module, facts, marks)
-    workers = workers or max(1, torch.cuda.device_count())
     pending = fleet.untrained()
-    if min(workers, len(pending)) < 2:
-        for number in pending:
-            _train(job, fleet, number, {})
+    workers = min(workers or max(1, torch.cuda.device_count()), len(pending))
+    if workers < 2:
+        train_models(job, fleet, pending, {})
     else:
-        _in_processes(job, fleet, pending, workers)
+        train_in_processes(job, fleet, pending, workers)
     return Fleet.load(fleet.path, make_module)
 
 
@@ -210,7 +204,7 @@ def _beside_inputs(row: Any) -> Any:
     return list(row[1:]) if isinstance(row, Sequence) and not isinstance(row, str) else None
 
 
-def _recipe(job: _Job) -> str:
+def _recipe(job: Job) -> str:
     """A hash of how the models are trained: two of these in one fleet would not be of one kind."""
     with isolated(0):
         module = job.make_module()
@@ -232,50 +226,3 @@ def _setting(value: Any) -> str:
     """Functions, arrays and sets by their content; callbacks and samplers change while they are used."""
     told = isinstance(value, FunctionType | MethodType | partial | np.ndarray | np.generic | Tensor | set | frozenset)
     return content_digest(value, lenient=True) if told else type(value).__qualname__
-
-
-def _train(job: _Job, fleet: Fleet, number: int, device: Mapping[str, Any]) -> None:
-    import lightning as L
-    from lightning.pytorch.utilities.seed import isolate_rng
-
-    with isolate_rng():
-        seed_generators(job.seed, number)
-        torch.cuda.manual_seed_all(torch.initial_seed())
-        module = job.make_module()
-        rows = Subset(job.dataset, np.flatnonzero(fleet.members[:, number]).tolist())
-        options = {"shuffle": True, "generator": seeded(job.seed, number), **job.loader}
-        trainer = L.Trainer(**{**_QUIET, **job.trainer, **device, "max_epochs": job.max_epochs})
-        trainer.fit(module, DataLoader(rows, job.batch_size, **options))
-    if not trainer.state.finished:
-        raise UsageError(f"the training of reference {number} was stopped; the same call starts it again")
-    _store(module.get_submodule(job.backbone), fleet, number)
-
-
-def _store(network: nn.Module, fleet: Fleet, number: int) -> None:
-    weights = network.state_dict()
-    broken = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
-    if broken:
-        raise NonFiniteError(f"reference {number} diverged: {broken[:3]} hold NaN or infinity; lower the learning rate")
-    # Tied weights share memory, which the format does not allow.
-    content = safetensors.torch.save({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()})
-    with whole_file(fleet.weights_path(number)) as file:
-        file.write(content)
-
-
-def _in_processes(job: _Job, fleet: Fleet, pending: Sequence[int], workers: int) -> None:
-    try:
-        pickle.dumps(job.make_module)
-    except Exception as error:
-        raise UsageError(
-            f"several workers need a make_module that other processes can import, not a lambda or a local function "
-            f"({error}); or say workers=1"
-        ) from error
-    workers = min(workers, len(pending))
-    spawn(_work, (job, fleet, pending, workers), nprocs=workers)
-
-
-def _work(rank: int, job: _Job, fleet: Fleet, pending: Sequence[int], workers: int) -> None:
-    several = torch.cuda.device_count() > 1 and "accelerator" not in job.trainer
-    device = {"accelerator": "cuda", "devices": [rank % torch.cuda.device_count()]} if several else {}
-    for number in pending[rank::workers]:
-        _train(job, fleet, number, device)
