@@ -21,10 +21,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amint.active import Auditable, attach
+    from amint.active import attach
     from amint.architecture import Architecture
     from amint.attack_results import Comparison
     from amint.audit import Audit
+    from amint.auditable import Auditable
     from amint.balance import (
         Balance,
         ConflictAverse,
@@ -64,7 +65,7 @@ _HOMES = {
     "AmintError": "errors",
     "Architecture": "architecture",
     "Audit": "audit",
-    "Auditable": "active",
+    "Auditable": "auditable",
     "Balance": "balance",
     "Calibration": "calibration",
     "Commitment": "commitments",

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from amint.attack_results import AttackControl
+from amint.attack_results import SHUFFLED, TWIN, AttackControl
 from amint.attack_runs import Parts, control_of, shuffled
 from amint.attacks import Attack
 from amint.audit import Audit
@@ -18,9 +18,7 @@ from amint.signals import Signals
 from amint.targets import Target
 from amint.twins import untrained_twin
 
-__all__ = ["SHUFFLED", "TWIN", "controls_of", "twin_audit"]
-
-TWIN, SHUFFLED = "untrained twin", "shuffled membership"
+__all__ = ["controls_of", "twin_audit"]
 
 
 def controls_of(

@@ -14,12 +14,23 @@ from amint.lower_bound import EpsilonBound
 from amint.metrics import LOW_FPRS, Measurement, tpr_name
 from amint.result_files import as_csv, as_json, read_result, write_result
 
-__all__ = ["COMPARISON_SCHEMA", "METRICS", "TRAINED_IN", "AttackControl", "AttackResult", "Comparison"]
+__all__ = [
+    "COMPARISON_SCHEMA",
+    "METRICS",
+    "SHUFFLED",
+    "TRAINED_IN",
+    "TWIN",
+    "AttackControl",
+    "AttackResult",
+    "Comparison",
+]
 
 COMPARISON_SCHEMA = 1
 METRICS = ("auroc", "balanced_accuracy", *map(tpr_name, LOW_FPRS))
 # The family of attacks that the training itself put into the model, and that no outsider has.
 TRAINED_IN = "trained in"
+# The kinds of controls; a whole comparison has both of every attack that ran.
+TWIN, SHUFFLED = "untrained twin", "shuffled membership"
 # Accepted chance that sound data fail any of the controls, and that pure chance is called a success.
 _FALSE_ALARM, _CHANCE = 0.01, 0.05
 

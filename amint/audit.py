@@ -13,26 +13,25 @@ from torch import Tensor, nn
 
 from amint import bundle
 from amint.architecture import Architecture
-from amint.batches import Source, batches_of, input_batches, inputs_of
+from amint.batches import Source, input_batches
 from amint.blind import FEATURES
+from amint.calibrating import Given
 from amint.calibration import Calibration
-from amint.commitments import Commitment, sample_digest, use_of
+from amint.commitments import Commitment
 from amint.controls import blind_baseline
 from amint.errors import NonFiniteError, UsageError
 from amint.facts import evaluation_facts, task_facts
 from amint.heads import MintHead, parameter_share
 from amint.metrics import Measurement, summary
 from amint.preprocessing import Preprocessing
-from amint.reading import Reading, all_finite, predictions
-from amint.rebuilding import described, first_outputs, like_weights, shown_weight
+from amint.reading import Reader, Reading, all_finite
+from amint.rebuilding import described, first_outputs
 from amint.records import CalibrationRecords, TrainingRecords, without_copies
-from amint.roles import Ledger, fingerprints
+from amint.roles import Ledger
 from amint.split import TapPoint, tap_modules
-from amint.taps import evaluating, prefix
 
 __all__ = ["Audit"]
 
-_ROWS = 16
 _MOST_MEMBERS = 20_000
 
 
@@ -97,7 +96,7 @@ class Audit:
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
             UsageError: the model cannot take inputs of this shape.
         """
-        return all_finite(self._logits(x))
+        return all_finite(self._reader().logits(x))
 
     def read(self, x: Tensor) -> Reading:
         """What a verification reads of inputs ``[n, ...]``, the same for a row whatever rows come with it.
@@ -105,17 +104,7 @@ class Audit:
         Raises:
             NonFiniteError, UsageError: as :meth:`score`.
         """
-        # Kernels choose another order of summation for another batch size, so that size is always the same.
-        parts = []
-        for rows in x.split(_ROWS):
-            padded = torch.cat([rows, rows[-1:].expand(_ROWS - len(rows), *rows.shape[1:])])
-            parts.append((self._logits(padded)[: len(rows)], predictions(self.backbone, padded, len(rows))))
-        logits = all_finite(torch.cat([part for part, _ in parts]))
-        scores = logits.double().cpu().numpy()
-        predicted = [found for _, found in parts if found is not None]
-        if len(predicted) < len(parts):
-            return Reading(scores)
-        return Reading(scores, *(np.concatenate(column) for column in zip(*predicted, strict=True)))
+        return self._reader().read(x)
 
     def scores(self, source: Source) -> np.ndarray[Any, np.dtype[np.float64]]:
         """MINT logits of a loader, dataset or tensor of rows, float64 ``[n]``, in order.
@@ -127,6 +116,20 @@ class Audit:
         if not parts:
             raise UsageError("there is nothing to score: the loader yielded no batch")
         return np.concatenate(parts)
+
+    def check_calibration(self, nonmembers: Source) -> None:
+        """Refuse before a long training what :meth:`calibrate` would refuse after it, without running the model.
+
+        Args:
+            nonmembers: as for :meth:`calibrate`, read here once and there again.
+
+        Raises:
+            RoleOverlapError, UsageError: as :meth:`calibrate`.
+        """
+        given = Given(self.ledger, self.committed)
+        for _ in given.batches(nonmembers):
+            pass
+        given.use(self.facts.get("commitment"), self._seen())
 
     def calibrate(self, nonmembers: Source, *, by_class: bool = False) -> Calibration:
         """Score known non-members that nothing was trained on; their scores turn any score into a p-value.
@@ -142,23 +145,16 @@ class Audit:
             RoleOverlapError: some rows were seen as members or external rows, or committed to as such.
             UsageError: the source yields nothing, or other or more samples than were committed to for this role.
         """
-        parts = []
-        digests: list[bytes] = []
-        for batch in batches_of(nonmembers, 256):
-            x = inputs_of(batch)
-            self.ledger.add("calibration", x)
-            properties = batch.get("properties") if isinstance(batch, Mapping) else None
-            parts.append(CalibrationRecords.of(x, fingerprints(x), self.read(x), properties))
-            digests += [] if self.committed is None else map(sample_digest, x)
-        if not parts:
-            raise UsageError("the calibration data is empty; pass known non-members that nothing was trained on")
-        given = CalibrationRecords.joined(parts)
-        if by_class and given.classes is None:
+        given = Given(self.ledger, self.committed)
+        every = CalibrationRecords.joined(
+            [CalibrationRecords.of(x, marks, self.read(x), more) for x, marks, more in given.batches(nonmembers)]
+        )
+        if by_class and every.classes is None:
             raise UsageError("by_class needs a classifier, a model that gives logits [n, classes]")
-        records = without_copies(given)
-        use = use_of(self.facts.get("commitment"), self.committed, self._seen(len(records)), digests)
+        records = without_copies(every)
+        use = given.use(self.facts.get("commitment"), self._seen())
         self.records = records
-        self.facts |= {"by_class": by_class, "calibration_copies": len(given) - len(records)} | use
+        self.facts |= {"by_class": by_class, "calibration_copies": len(every) - len(records)} | use
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
         return self.calibrated()
 
@@ -203,11 +199,11 @@ class Audit:
     @property
     def calibration(self) -> Calibration | None:
         """The scores of known non-members, or None before :meth:`calibrate`."""
-        return None if self.records is None else Calibration(self.records.scores)
+        return None if self.records is None else self.records.calibration
 
     def calibrated(self) -> Calibration:
         """The calibration, or UsageError if there is none."""
-        return Calibration(self.recorded().scores)
+        return self.recorded().calibration
 
     def save(
         self,
@@ -270,27 +266,14 @@ class Audit:
         marks, hashes = sketch.column("external.marks"), sketch.column("external.hashes")
         return self.training if marks is None else replace(self.training, external_marks=marks, external_hashes=hashes)
 
-    def _seen(self, calibration: int) -> dict[str, int]:
-        """How many different rows there were of each role."""
+    def _seen(self) -> dict[str, int]:
+        """How many different rows of members and external rows there were."""
         external = self.trained().external_marks
         members = self.facts.get("members_seen", self.ledger.count("members"))
-        return {"members": members, "external": 0 if external is None else len(external), "calibration": calibration}
+        return {"members": members, "external": 0 if external is None else len(external)}
 
-    def _logits(self, x: Tensor) -> Tensor:
-        x = like_weights(self.backbone, x)
-        weight = shown_weight(self.backbone)
-        self.head.to(weight.device, weight.dtype)
-        with evaluating(self.head), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            try:
-                logits: Tensor = self.head(prefix(self.backbone, self.taps, x))
-            except RuntimeError as error:
-                if tuple(x.shape[1:]) == self.input_shape:
-                    raise
-                raise UsageError(
-                    f"the model does not take inputs of shape {tuple(x.shape[1:])}; it was audited on inputs of shape "
-                    f"{self.input_shape}, batch dimension first"
-                ) from error
-        return logits
+    def _reader(self) -> Reader:
+        return Reader(self.backbone, self.taps, self.head, self.input_shape)
 
     def measure(self, x: Tensor) -> dict[str, list[float]]:
         """What a rebuilt model must reproduce on the probe: its MINT logits and its first outputs."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from amint.errors import UsageError
 
-__all__ = ["Source", "batches_of", "input_batches", "inputs_of", "is_map_style"]
+__all__ = ["Source", "batches_of", "input_batches", "inputs_of", "is_map_style", "refuse_generator"]
 
 Source: TypeAlias = Tensor | Dataset[Any] | Iterable[Any]
 
@@ -72,6 +72,18 @@ def batches_of(source: Source, batch_size: int, shuffle_seed: int | None = None)
             f"{type(source).__name__}"
         )
     return source
+
+
+def refuse_generator(role: str, source: Source) -> None:
+    """Refuse data that must be read more than once and can be read only once.
+
+    Raises:
+        UsageError: it is a generator, or another iterator.
+    """
+    if isinstance(source, Iterator):
+        raise UsageError(
+            f"the {role} data is a generator, which gives its rows only once; pass a DataLoader or a dataset"
+        )
 
 
 def is_map_style(source: Any) -> bool:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from amint import signing
 from amint.architecture import Architecture
 from amint.bundle_files import MANIFEST, SIGNATURE, WEIGHTS, check_replaceable, read_files, write_files
+from amint.bundle_manifest import VERSION, parse_manifest, sealed
 from amint.calibration import Calibration
 from amint.errors import AmintError, BundleError, UsageError
 from amint.facts import check_facts
@@ -41,13 +42,8 @@ from amint.split import TapPoint
 
 __all__ = ["Bundle", "add_signature", "digests", "probe_input", "read", "save"]
 
-VERSION = 2
 # A bundle that anyone may edit must not be able to ask for any amount of memory.
 _MOST_INPUT = 2**26
-_FIELDS = {
-    "format", "version", "created", "libraries", "architecture", "input_shape", "split", "head",
-    "preprocessing", "facts", "probe", "files", "checksum",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,10 +130,8 @@ def save(
         "facts": dict(facts),
         "probe": {name: list(values) for name, values in measure(probe_input(input_shape)).items()},
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        "checksum": "",
     }
-    manifest["checksum"] = _checksum(manifest)
-    write_files(target, {MANIFEST: _serialised(manifest), **files})
+    write_files(target, {MANIFEST: sealed(manifest), **files})
     return target
 
 
@@ -153,7 +147,7 @@ def read(path: str | Path, *, public_key: str | None = None) -> Bundle:
     """
     source = Path(path)
     files = read_files(source)
-    manifest = _manifest(source, files[MANIFEST])
+    manifest = parse_manifest(source, files[MANIFEST])
     for name in WEIGHTS:
         if manifest["files"].get(name) != hashlib.sha256(files[name]).hexdigest():
             raise BundleError(f"{name} in {source} is damaged or was exchanged: its SHA-256 is not the manifest's")
@@ -173,7 +167,7 @@ def read(path: str | Path, *, public_key: str | None = None) -> Bundle:
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
             model_weights=tensors["model.safetensors"],
             head_weights=tensors["head.safetensors"],
-            calibration=Calibration(records.scores),
+            calibration=records.calibration,
             records=records,
             training=TrainingRecords.from_tensors(tensors["training.safetensors"]),
             input_shape=tuple(manifest["input_shape"]),
@@ -205,7 +199,7 @@ def add_signature(path: str | Path, private_key: str | Path) -> str:
     """
     source = Path(path)
     files = {name: content for name, content in read_files(source).items() if name != SIGNATURE}
-    _manifest(source, files[MANIFEST])
+    parse_manifest(source, files[MANIFEST])
     key = signing.read_private_key(private_key)
     write_files(source, files | {SIGNATURE: json.dumps(signing.sign(files[MANIFEST], key), indent=1).encode()})
     return signing.public_key(key)
@@ -264,37 +258,3 @@ def _packed(tensors: Mapping[str, Tensor]) -> bytes:
     # Tied weights share memory, which the format does not allow.
     content: bytes = safetensors.torch.save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
     return content
-
-
-def _serialised(manifest: Mapping[str, Any]) -> bytes:
-    return json.dumps(manifest, indent=1, allow_nan=False).encode()
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_serialised({**manifest, "checksum": ""})).hexdigest()
-
-
-def _manifest(source: Path, content: bytes) -> dict[str, Any]:
-    try:
-        manifest = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"the manifest of {source} is not JSON ({error}); the bundle is damaged") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != "amint-bundle":
-        raise BundleError(f"{source} is not an audit bundle: its manifest does not say so")
-    if manifest.get("version") != VERSION:
-        raise BundleError(
-            f"{source} has bundle version {manifest.get('version')!r}, this amint reads version {VERSION}; "
-            "use the amint that wrote it, or save it again"
-        )
-    if set(manifest) != _FIELDS or not isinstance(manifest["files"], dict):
-        raise BundleError(f"the manifest of {source} lacks or adds fields: {sorted(set(manifest) ^ _FIELDS)}")
-    try:
-        # Other bytes can mean the same values; whoever compares two bundles by their bytes must not be misled.
-        intact = manifest["checksum"] == _checksum(manifest) and content == _serialised(manifest)
-    except ValueError as error:
-        raise BundleError(f"the manifest of {source} holds numbers that are not finite") from error
-    except RecursionError as error:
-        raise BundleError(f"the manifest of {source} is nested too deeply; the bundle is damaged") from error
-    if not intact:
-        raise BundleError(f"the manifest of {source} was edited or damaged: its checksum does not fit")
-    return manifest

@@ -27,6 +27,9 @@ from amint.wording import fine_print
 
 __all__ = ["app", "main"]
 
+# What every generator of random numbers takes.
+Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**32))]
+
 app = cyclopts.App(
     name="amint",
     version=__version__,
@@ -57,7 +60,7 @@ def _fail(message: str) -> NoReturn:
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> None:
+def demo(*, out: Path = Path("runs/demo"), seed: Seed = 0) -> None:
     """Train an auditable model on scikit-learn's digits, compare it with a plain one, verify images.
 
     Parameters
@@ -221,8 +224,8 @@ def attack(
     attacks: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("all",),
     references: Path | None = None,
     out: Path = Path("runs/attack"),
-    fail_above: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
-    seed: int = 0,
+    fail_above: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
+    seed: Seed = 0,
     allow_import: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
 ) -> None:
     """Compare membership attacks on a model: how much do they find out about its training data?
@@ -254,6 +257,9 @@ def attack(
     """
     from amint.commands.attack import run_attack, table_of
 
+    # As from an empty variable in a script: a gate without limits would let everything pass.
+    if fail_above is not None and not fail_above:
+        raise UsageError("--fail-above needs at least one limit, such as auroc=0.60; leave it out for no gate")
     with console.progress() as bar:
         done = run_attack(
             target,
@@ -262,7 +268,7 @@ def attack(
             attacks=attacks,
             references=references,
             out=out,
-            fail_above=fail_above,
+            fail_above=fail_above or (),
             seed=seed,
             allow_import=allow_import,
             progress=console.stages(bar),

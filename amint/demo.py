@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import amint
+from amint.bundle_files import check_replaceable
 from amint.datasets import digits
 
 __all__ = ["run_demo"]
@@ -52,6 +53,9 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
     grey, labels = digits()
     x = torch.stack([PREPROCESSING(Image.fromarray(image[0].numpy())) for image in grey])
     roles = amint.assign_roles(len(x), members=MEMBERS, external=EXTERNAL, calibration=CALIBRATION, seed=seed)
+    # What is in the way is found now and not after the training.
+    out.mkdir(parents=True, exist_ok=True)
+    check_replaceable(out / "model.amint")
     members, external, calibration, unseen = (
         list(rows) for rows in (roles.members, roles.external, roles.calibration, roles.unseen)
     )

@@ -19,7 +19,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from amint.batches import Source, inputs_of, is_map_style
+from amint.batches import Source, inputs_of, is_map_style, refuse_generator
 from amint.errors import AmintError, UsageError
 from amint.passes import passes
 from amint.seeding import isolated, seed_generators, seeded
@@ -47,10 +47,7 @@ class ExternalStream:
     """
 
     def __init__(self, source: Source, seed: int = 0, rank: int = 0, world: int = 1, reserve: int = 0) -> None:
-        if isinstance(source, Iterator):
-            raise UsageError(
-                "the external data is a generator, which gives its rows only once; pass a DataLoader or a dataset"
-            )
+        refuse_generator("external", source)
         if not 0 <= rank < world or reserve < 0:
             raise UsageError(
                 f"need 0 <= rank < world and no negative number of rows to keep, got {rank=}, {world=}, {reserve=}"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from amint.attack_results import METRICS, TRAINED_IN, AttackResult, Comparison
+from amint.attack_results import METRICS, SHUFFLED, TRAINED_IN, TWIN, AttackResult, Comparison
 from amint.errors import UsageError
 
 __all__ = ["GateResult", "Limit", "check_gate", "parse_limit"]
@@ -110,11 +110,12 @@ def parse_limit(text: str) -> Limit:
 def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
     """Hold every attack from outside against every limit.
 
-    A limit is broken where the upper end of an attack's interval lies above it, and also where nothing can be said: the
-    controls failed, no attack ran, an attack that was asked for by name did not run, or there are too few non-members
-    for the metric. Of "all" attacks, those that read reference models must run if there are any; without them, they
-    are no part of the judgement. The head that was trained in is not judged: finding members is its purpose, and no
-    outsider has it.
+    A limit is broken where the upper end of an attack's interval lies above it, and also where nothing can be said: a
+    control failed, a judged attack lacks one of its two controls, no attack ran, an attack that was asked for by name
+    did not run, or there are too few non-members for the metric. Figures that no control stands behind may be too low
+    as well as too high: members that are harder than non-members hide what an attack finds of them. Of "all" attacks,
+    those that read reference models must run if there are any; without them, they are no part of the judgement. The
+    head that was trained in is not judged: finding members is its purpose, and no outsider has it.
 
     An attack that is reliably wrong finds members as well as one that is right: where the whole interval of its AUROC
     lies below 0.5, the AUROC of its scores turned round is judged too.
@@ -129,7 +130,7 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
     broken = ["the controls do not support the table"] if comparison.warning() else []
     if not outsiders:
         broken.append("no attack from outside could run")
-    broken += _wanting(comparison)
+    broken += _uncontrolled(comparison, outsiders) + _wanting(comparison)
     broken += [f"{limit.metric} of {said}" for limit in limits for r in outsiders if (said := _breaks(r, limit))]
     skipped = [r.name for r in comparison.attacks if r not in outsiders and r.name not in left_out]
     return GateResult(tuple(limits), tuple(broken), tuple(skipped), left_out)
@@ -140,6 +141,19 @@ def _without_references(comparison: Comparison) -> tuple[str, ...]:
     if _asked_by_name(comparison) or _has_references(comparison):
         return ()
     return tuple(result.name for result in comparison.not_run if result.family in _WITH_REFERENCES)
+
+
+def _uncontrolled(comparison: Comparison, judged: Sequence[AttackResult]) -> list[str]:
+    """One sentence for each kind of control that some judged attacks lack."""
+    found = []
+    for kind in (TWIN, SHUFFLED):
+        mine = {control.attack: control for control in comparison.controls if control.kind == kind}
+        lacking = {r.name: mine.get(r.name) for r in judged if r.name not in mine or mine[r.name].p_value is None}
+        if lacking:
+            reasons = dict.fromkeys(c.reason if c else "it is missing" for c in lacking.values())
+            whose = "any attack" if len(lacking) == len(judged) else ", ".join(lacking)
+            found.append(f"no {kind} could be checked for {whose} ({'; '.join(r.rstrip('.') for r in reasons)})")
+    return found
 
 
 def _wanting(comparison: Comparison) -> list[str]:

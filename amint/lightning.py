@@ -18,10 +18,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from amint.active import Auditable, attach
+from amint.active import attach
 from amint.architecture import Architecture
+from amint.auditable import Auditable
 from amint.balance import Balance, GradientBalance
-from amint.batches import Source, input_batches
+from amint.batches import Source, refuse_generator
 from amint.commitments import Commitment
 from amint.errors import UsageError
 from amint.heads import HeadSize
@@ -52,7 +53,8 @@ class ActiveMint(L.Callback):
 
     Args:
         external: as in :func:`amint.attach`.
-        calibration: known non-members that nothing is trained on: loader, dataset or tensor of rows.
+        calibration: known non-members that nothing is trained on: loader, dataset or tensor of rows. Read when training
+            starts, to refuse at once what could not be used at its end, and again then.
         backbone: the network's attribute in the LightningModule, dots allowed; "" for the module itself.
         bundle: where to write the audit bundle; None to write none.
         preprocessing, architecture: as in :meth:`amint.Audit.save`.
@@ -92,6 +94,7 @@ class ActiveMint(L.Callback):
                 "loss. Set self.automatic_optimization = False in the module, amint.attach(self.model, balance=...) "
                 "there, and call audit.backward(loss) in training_step"
             )
+        refuse_generator("calibration", calibration)
         self.audit: Auditable | None = None
         self._calibration, self._backbone, self._monitor = calibration, backbone, monitor
         self._bundle, self._preprocessing, self._architecture = bundle, preprocessing, architecture
@@ -145,7 +148,7 @@ class ActiveMint(L.Callback):
         self._undo.close()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find at once what would otherwise be found at the end: an untrained head, overlapping roles."""
+        """Find at once what would otherwise be found at the end: an untrained head, unusable calibration data."""
         audit = self._attached()
         optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         left_out = [name for name, p in audit.head.named_parameters() if id(p) not in optimized]
@@ -155,8 +158,7 @@ class ActiveMint(L.Callback):
                 f"give the optimizer {'.'.join(filter(None, ['self', self._backbone, 'parameters()']))}"
             )
         with isolate_rng():
-            for rows in input_batches(self._calibration):
-                audit.ledger.add("calibration", rows)
+            audit.check_calibration(self._calibration)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """In the first epoch after a restart, go on with the random numbers where the checkpoint left off."""

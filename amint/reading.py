@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from amint.errors import NonFiniteError
-from amint.rebuilding import like_weights
-from amint.taps import evaluating
+from amint.errors import NonFiniteError, UsageError
+from amint.heads import MintHead
+from amint.rebuilding import like_weights, shown_weight
+from amint.taps import evaluating, prefix, tapped
 
-__all__ = ["Reading", "all_finite", "predictions"]
+__all__ = ["Reader", "Reading", "all_finite"]
+
+_ROWS = 16
+
+Predictions = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +38,66 @@ class Reading:
     classes: NDArray[np.int64] | None = None
 
 
-def predictions(model: nn.Module, x: Tensor, first: int) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """Confidence and predicted class, as in :class:`Reading`, of the ``first`` rows of ``x`` ``[n, ...]``.
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A model and its head as they are used, in evaluation mode, whatever mode they are in.
 
-    None where the model gives anything but finite logits ``[n, c]``, c >= 2.
+    Attributes:
+        backbone: the audited model.
+        taps: name -> module, shallow to deep.
+        head: tapped maps -> membership logit.
+        input_shape: one input without the batch dimension.
     """
-    x = like_weights(model, x)
-    with evaluating(model), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        output = model(x)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x) or output.shape[1] < 2:
-        return None
-    logits = output[:first].double().cpu()
-    if not output.is_floating_point() or not bool(logits.isfinite().all()):
-        return None
-    best = torch.log_softmax(logits, dim=1).max(dim=1)
-    return best.values.numpy(), best.indices.numpy()
+
+    backbone: nn.Module
+    taps: Mapping[str, nn.Module]
+    head: MintHead
+    input_shape: tuple[int, ...]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """MINT logits ``[n]`` of inputs ``[n, ...]``; the network runs only up to the deepest tap.
+
+        Raises:
+            UsageError: the model cannot take inputs of this shape.
+        """
+        return self._logits(x, lambda rows: (prefix(self.backbone, self.taps, rows), None))[0]
+
+    def read(self, x: Tensor) -> Reading:
+        """Everything, of inputs ``[n, ...]``: the same for a row whatever rows come with it.
+
+        Raises:
+            UsageError: the model cannot take inputs of this shape.
+            NonFiniteError: some inputs hold NaN or infinity, or lead to them.
+        """
+        # Kernels choose another order of summation for another batch size, so that size is always the same.
+        parts = []
+        for rows in x.split(_ROWS):
+            last = rows[-1:] if len(rows) else x.new_zeros(1, *x.shape[1:])
+            padded = torch.cat([rows, last.expand(_ROWS - len(rows), *x.shape[1:])])
+            logits, output = self._logits(padded, lambda inputs: tapped(self.backbone, self.taps, inputs))
+            parts.append((logits[: len(rows)], _predictions(output, len(rows))))
+        scores = all_finite(torch.cat([logits for logits, _ in parts])).double().cpu().numpy()
+        predicted = [found for _, found in parts if found is not None]
+        if len(predicted) < len(parts):
+            return Reading(scores)
+        return Reading(scores, *(np.concatenate(column) for column in zip(*predicted, strict=True)))
+
+    def _logits(self, x: Tensor, run: Callable[[Tensor], tuple[Sequence[Tensor], Any]]) -> tuple[Tensor, Any]:
+        """The head on what ``run`` finds at the taps, and the model's output as far as it has one."""
+        x = like_weights(self.backbone, x)
+        weight = shown_weight(self.backbone)
+        self.head.to(weight.device, weight.dtype)
+        with evaluating(self.head), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            try:
+                maps, output = run(x)
+                return self.head(maps), output
+            except RuntimeError as error:
+                if tuple(x.shape[1:]) == self.input_shape:
+                    raise
+                raise UsageError(
+                    f"the model does not take inputs of shape {tuple(x.shape[1:])}; it was audited on inputs of shape "
+                    f"{self.input_shape}, batch dimension first"
+                ) from error
 
 
 def all_finite(logits: Tensor) -> Tensor:
@@ -61,3 +113,14 @@ def all_finite(logits: Tensor) -> Tensor:
             "in these inputs, or in the model's weights"
         )
     return logits
+
+
+def _predictions(output: Any, first: int) -> Predictions | None:
+    """Confidence and class of the first rows; None of anything but finite logits ``[n, c]`` of that many, c >= 2."""
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != _ROWS or output.shape[1] < 2:
+        return None
+    logits = output[:first].double().cpu()
+    if not output.is_floating_point() or not bool(logits.isfinite().all()):
+        return None
+    best = torch.log_softmax(logits, dim=1).max(dim=1)
+    return best.values.numpy(), best.indices.numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amint.blind import blind_features
+from amint.calibration import Calibration
 from amint.errors import UsageError
 from amint.perceptual import perceptual_hash
 
@@ -94,6 +96,11 @@ class CalibrationRecords:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The scores, sorted once."""
+        return Calibration(self.scores)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Column -> tensor, for the bundle."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amint.audit import Audit
 from amint.batches import Source, batches_of, inputs_of
-from amint.commitments import Commitment, announced
+from amint.commitments import Commitment, promised
 from amint.errors import NonFiniteError, UsageError
 from amint.external import ExternalStream
 from amint.heads import HeadSize, new_head
@@ -75,11 +75,10 @@ def register(
         raise UsageError(f"epochs, batch_size and lr must be positive, got {epochs=}, {batch_size=}, {lr=}")
     mixture = Mixture.of(ExternalStream(external, seed), ratio, negatives, tolerance)
     points, mint_head, shape = new_head(model, split, mixture.stream.example(), seed, head)
-    facts = {"method": "registered", **mixture.facts(), "epochs": epochs, "lr": lr}
-    if commitment is not None:
-        facts["commitment"] = announced(commitment)
+    promise, secret = promised(commitment)
+    facts = {"method": "registered", **mixture.facts(), "epochs": epochs, "lr": lr, **promise}
     audit = Audit(model, points, mint_head, shape, facts)
-    audit.committed = commitment if isinstance(commitment, Commitment) else None
+    audit.committed = secret
     loader = batches_of(members, batch_size, shuffle_seed=seed)
     optimizer = torch.optim.AdamW(mint_head.parameters(), lr=lr)
     device, history = audit.device, History()

@@ -7,6 +7,7 @@ augmentation changes those numbers, and then only what is really equal is found.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,9 +37,9 @@ def fingerprints(rows: Tensor) -> Tensor:
 
     Returns:
         int64 ``[n]``, equal for equal rows; two different rows agree with probability about 2**-64. It guards
-        against mistakes, not against somebody who searches for collisions.
+        against mistakes, not against somebody who searches for collisions. Of no rows, none.
     """
-    flat = rows.detach().reshape(len(rows), -1).float().contiguous()
+    flat = rows.detach().reshape(len(rows), math.prod(rows.shape[1:])).float().contiguous()
     # -0.0 and 0.0 are equal numbers with different bits.
     bits = (flat + 0.0).view(torch.int32).to(torch.int64)
     mixed = bits * 0x2545F4914F6CDD1D

@@ -37,8 +37,10 @@ class Identified(Target, Protocol):
 def extract_cached(target: Identified, batches: Iterable[Any], needs: Set[str], folder: str | Path) -> Signals:
     """What :func:`amint.signals.extract` gives, without running the model on batches it has seen before.
 
-    Any number of processes may share the folder: files appear whole or not at all, and a damaged one is made again.
-    Nothing in it is code. It only grows; delete it whenever you like.
+    A target whose identity comes out another each time it is asked for (:mod:`amint.identity`) is measured each time,
+    and nothing is written, as nothing could be found again. Any number of processes may share the folder: files appear
+    whole or not at all, and a damaged one is made again. Nothing in it is code. It only grows; delete it whenever you
+    like.
 
     Args:
         target, batches, needs: as in :func:`amint.signals.extract`.
@@ -51,11 +53,15 @@ class _Remembering:
     """A target that looks into the folder first; it must not outlive a change of the model."""
 
     def __init__(self, target: Identified, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.provides = target.provides
         self._target, self._folder, self._identity = target, folder, target.identity()
+        self._is_known = target.identity() == self._identity
+        if self._is_known:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def measure(self, batch: Any, needs: Set[str]) -> Columns:
+        if not self._is_known:
+            return self._target.measure(batch, needs)
         x = inputs_of(batch)
         parts = (VERSION, type(self._target).__qualname__, self._identity, sorted(needs))
         content = tensor_digest(x, labels_of(batch))

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from amint.errors import BundleError, InputError, UsageError
+from amint.regular_files import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -87,13 +87,9 @@ def read_private_key(path: str | Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    content = read_regular(path, f"the key {path}")
     try:
-        # A pipe would be waited on for ever.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise InputError(f"the key {path} cannot be read: it is not a regular file")
-        key = load_pem_private_key(Path(path).read_bytes(), password=None)
-    except OSError as error:
-        raise InputError(f"the key {path} cannot be read: {error.strerror}") from error
+        key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(f"{path} is not an unencrypted private key in PEM; make one with new_key") from error
     if not isinstance(key, Ed25519PrivateKey):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -71,10 +71,8 @@ def subject_of(
     asked = _queries(target, queries)
     if not isinstance(target, ClassifierTarget):
         return Subject(target, type(target).__name__, None, None, asked, None)
-    network = target._model
-    return Subject(
-        target, type(network).__name__, network, target._audit, asked, lambda seed: _untrained(target, network, seed)
-    )
+    twin = partial(_untrained, target)
+    return Subject(target, type(target.model).__name__, target.model, target.audit, asked, twin)
 
 
 def device_of(subject: Subject) -> torch.device:
@@ -123,9 +121,9 @@ def _queries(target: Target, queries: Queries | None) -> Queries | None:
     return queries if own is None else own
 
 
-def _untrained(target: ClassifierTarget, network: nn.Module, seed: int) -> ClassifierTarget:
-    """The same target, taps, classes and queries included, on an untrained network."""
-    audit = None if target._audit is None else twin_audit(target._audit, seed)
-    twin = copy.copy(target)
-    twin._audit, twin._model = audit, untrained_twin(network, seed) if audit is None else audit.backbone
-    return twin
+def _untrained(target: ClassifierTarget, seed: int) -> ClassifierTarget:
+    """The same target on an untrained network."""
+    if target.audit is None:
+        return target.on(untrained_twin(target.model, seed))
+    audit = twin_audit(target.audit, seed)
+    return target.on(audit.backbone, audit)

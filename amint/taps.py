@@ -3,7 +3,7 @@
 A *tap* is a module whose output feeds the MINT head. During a training forward pass :class:`TrainingHooks`
 appends further rows to the batch before the backbone runs, keeps the taps' maps of all rows for the head, and
 lets only the members' rows go on behind the deepest tap. After training :func:`prefix` runs the backbone up
-to the deepest tap and no further.
+to the deepest tap and no further, :func:`tapped` to its end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from amint.errors import StepError, UsageError
 
-__all__ = ["TrainingHooks", "evaluating", "observing", "observing_calls", "prefix"]
+__all__ = ["TrainingHooks", "evaluating", "observing", "observing_calls", "prefix", "tapped"]
 
 
 class _Reached(BaseException):
@@ -80,21 +80,38 @@ def prefix(backbone: nn.Module, taps: Mapping[str, nn.Module], x: Tensor) -> lis
     Raises:
         StepError: a tap did not run.
     """
+    return _run(backbone, taps, x, to_the_end=False)[0]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def tapped(backbone: nn.Module, taps: Mapping[str, nn.Module], x: Tensor) -> tuple[list[Tensor], Any]:
+    """What :func:`prefix` gives, to the bit, and the backbone's output, in one run of the whole backbone."""
+    return _run(backbone, taps, x, to_the_end=True)
+
+
+def _run(
+    backbone: nn.Module, taps: Mapping[str, nn.Module], x: Tensor, *, to_the_end: bool
+) -> tuple[list[Tensor], Any]:
     maps: dict[str, Tensor] = {}
     deepest = list(taps)[-1]
+    result: Any = None
 
     def keep(name: str, _: nn.Module, output: Any) -> Any:
+        # Where the prefix ends nothing is kept any more.
+        if deepest in maps:
+            return None
         maps[name] = output
-        if name == deepest:
+        if name == deepest and not to_the_end:
             raise _Reached
+        # An in-place layer behind the tap would overwrite the map.
         return output.clone()
 
     with evaluating(backbone), torch.no_grad(), _eagerly(), observing(taps, keep), suppress(_Reached):
-        backbone(x)
+        result = backbone(x)
     missing = [name for name in taps if name not in maps]
     if missing:
         raise StepError(f"the taps {missing} did not run in the model's forward pass; resolve the split again")
-    return [maps[name] for name in taps]
+    return [maps[name] for name in taps], result
 
 
 class TrainingHooks:

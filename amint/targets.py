@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -135,6 +136,16 @@ class ClassifierTarget:
         self.provides = frozenset(provides | ({"mint_logit"} if audit is not None else set()))
 
     @property
+    def model(self) -> nn.Module:
+        """The classifier."""
+        return self._model
+
+    @property
+    def audit(self) -> Audit | None:
+        """The audit of that model, if there is one."""
+        return self._audit
+
+    @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return shown_weight(self._model).device
@@ -143,6 +154,22 @@ class ClassifierTarget:
     def queries(self) -> Queries:
         """The augmented views that the model is asked about; references must be asked about the same."""
         return self._queries
+
+    def on(self, model: nn.Module, audit: Audit | None = None) -> Self:
+        """The same target, of its own kind and with its taps, classes and queries, on another network.
+
+        Args:
+            model: of the same architecture.
+            audit: of that model, where this target has one.
+
+        Raises:
+            UsageError: only one of the two targets has an audit, or it is of another model.
+        """
+        if (audit is None) != (self._audit is None) or (audit is not None and audit.backbone is not model):
+            raise UsageError("a target with an audit needs an audit of the other model, one without has no use for one")
+        other = copy.copy(self)
+        other._model, other._audit = model, audit
+        return other
 
     def measure(self, batch: Any, needs: Set[str]) -> Columns:
         """See :class:`Target`.

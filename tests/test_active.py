@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from toys import Net, images, labels, same, train
 
 import amint
-from amint.active import membership_loss
+from amint.losses import membership_loss
 
 X, Y, EXTERNAL = images(48), labels(48), images(80, seed=3)
 

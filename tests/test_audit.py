@@ -237,3 +237,45 @@ def test_what_is_known_of_the_training_survives_saving_twice(tmp_path):
     twice = load(once.save(tmp_path / "twice"), model=ToyNet())
     told = {"method": "toy", "members_seen": 6, "by_class": False, "calibration_copies": 0, "controls": []}
     assert once.facts == twice.facts == told
+
+
+def test_batches_without_rows_are_read_as_nothing_and_left_out_of_the_calibration():
+    audit, plain = audit_of(calibration=0), audit_of(calibration=0)
+    nothing = audit.read(images(0))
+    assert (len(nothing.scores), len(nothing.confidence), len(nothing.classes)) == (0, 0, 0)
+    assert audit.score(images(0)).shape == (0,)
+    x = images(30, seed=8)
+    assert audit.calibrate(iter([x[:0], x[:20], x[:0], x[20:]])) == plain.calibrate(x)
+    with pytest.raises(UsageError, match="calibration data is empty"):
+        audit.calibrate(iter([x[:0]]))
+
+
+@pytest.mark.parametrize("split", ["entry", "middle", "last", ("entry", "middle"), ("entry", "last")])
+def test_the_whole_pass_scores_as_the_pass_up_to_the_taps_to_the_bit(split):
+    audit = audit_of(calibration=0, split=split)
+    x = images(40)
+    padded = torch.cat([x[32:], x[39:].expand(8, *SHAPE)])
+    expected = torch.cat([audit.score(x[:16]), audit.score(x[16:32]), audit.score(padded)[:8]]).double().numpy()
+    read = audit.read(x)
+    assert np.array_equal(read.scores, expected)
+    with torch.no_grad():
+        logits = torch.cat([audit.backbone(x[:16]), audit.backbone(x[16:32]), audit.backbone(padded)[:8]]).double()
+    assert np.array_equal(read.confidence, torch.log_softmax(logits, 1).max(1).values.numpy())
+    assert np.array_equal(read.classes, logits.argmax(1).numpy())
+
+
+def test_reading_runs_every_layer_once():
+    audit = audit_of(calibration=0)
+    count = []
+    for module in audit.backbone.children():
+        module.register_forward_hook(lambda module, *_: count.append(module))
+    audit.read(images(16))
+    assert count == list(audit.backbone.children())
+
+
+def test_the_calibration_is_sorted_once_for_all_calls():
+    audit = audit_of()
+    assert audit.calibrated() is audit.calibrated() is audit.calibration
+    before = audit.calibrated()
+    assert audit.calibrate(images(20, seed=77)) is audit.calibrated()
+    assert audit.calibrated() != before

@@ -12,7 +12,7 @@ from audit_toys import PREPROCESSING, ToyNet, audit_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amint import bundle
+from amint import bundle, bundle_manifest
 from amint.architecture import Architecture
 from amint.bundle_files import MANIFEST, WEIGHTS, write_files
 from amint.errors import BundleError
@@ -36,7 +36,7 @@ def forged(files, change, checked=True):
     manifest = json.loads(files[MANIFEST])
     change(manifest)
     if checked:
-        manifest["checksum"] = bundle._checksum(manifest)
+        manifest["checksum"] = bundle_manifest._checksum(manifest)
     return files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
 
 
@@ -76,7 +76,7 @@ def test_no_byte_of_the_manifest_can_be_changed_to_any_other(tmp_path, sound):
         for value in {0x00, 0x20, 0x09, 0x0A, 0x30, 0x39, 0x45, 0x65, content[position] ^ 0x20} - {content[position]}:
             changed = content[:position] + bytes([value]) + content[position + 1 :]
             with pytest.raises(BundleError):
-                bundle._manifest(tmp_path, changed)
+                bundle_manifest.parse_manifest(tmp_path, changed)
 
 
 @OFTEN

@@ -228,6 +228,9 @@ ERRORS = [
     (["verify", "PICTURES", "PICTURES"], "not a whole audit bundle: manifest.json"),
     (["inspect", "[red]missing"], "there is no audit bundle at [red]missing"),
     (["inspect", "two\nlines\x1b[31m"], r"there is no audit bundle at two lines\x1b[31m"),
+    (["demo", "--out", "a file"], "a file: File exists"),
+    (["demo", "--out", "in the way"], "holds something else than a bundle; amint will not replace it"),
+    (["demo", "--seed", "-1"], "Must be >= 0"),
     (["splits", "resnet5o"], "timm has no classifier 'resnet5o'; near names: ['resnet50'"),
     (["splits", "mobilenetv3", "--library", "torchvision"], "near names: ['mobilenet_v"),
     (["splits", "hf_hub:someone/something"], "timm has no classifier 'hf_hub:someone/something'"),
@@ -245,6 +248,7 @@ ERRORS = [
 def test_mistakes_are_one_line_and_exit_status_2(run, bundle, tmp_path, number):
     (tmp_path / "a file").write_text("text")
     (tmp_path / "an empty one").mkdir()
+    (tmp_path / "in the way" / "model.amint" / "of mine").mkdir(parents=True)
     words, reason = ERRORS[number]
     places = {
         "BUNDLE": lambda: bundle,

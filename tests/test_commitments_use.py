@@ -18,6 +18,7 @@ from amint.facts import check_facts
 
 MEMBERS, EXTERNAL, CALIBRATION = images(8, seed=1), images(6, seed=2), images(12, seed=3)
 COMMITTED = commit(members=MEMBERS, external=EXTERNAL, calibration=CALIBRATION)
+COUNTS = COMMITTED.public()["counts"]
 
 
 def trained(commitment=COMMITTED, secret=True, members=MEMBERS):
@@ -229,3 +230,41 @@ def test_no_command_waits_for_a_pipe(tmp_path):
     )
     assert done.stdout.splitlines()[-1] == str([2] * 7), done.stderr
     assert not (tmp_path / "out.json").exists()
+
+
+def test_attaching_and_registering_take_over_a_commitment_alike():
+    for commitment, secret in ((COMMITTED, COMMITTED), (COMMITTED.public(), None), (None, None)):
+        attached = amint.attach(ToyNet(), external=EXTERNAL, commitment=commitment)
+        registered = amint.register(ToyNet().eval(), MEMBERS, EXTERNAL, epochs=1, commitment=commitment)
+        public = None if commitment is None else COMMITTED.public()
+        for audit in (attached, registered):
+            assert audit.committed is secret
+            assert audit.facts.get("commitment") == public
+
+
+def test_a_damaged_commitment_leaves_the_model_as_it_was():
+    model = ToyNet()
+    names = [name for name, _ in model.named_modules()]
+    with pytest.raises(InputError, match="it was edited or damaged"):
+        amint.attach(model, external=EXTERNAL, commitment=COMMITTED.public() | {"counts": {**COUNTS, "members": 9}})
+    assert [name for name, _ in model.named_modules()] == names
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("secret", [True, False])
+def test_what_calibrate_would_refuse_is_refused_before_training(secret):
+    audit = amint.attach(ToyNet(), external=EXTERNAL, commitment=COMMITTED if secret else COMMITTED.public())
+    audit.check_calibration(CALIBRATION)
+    audit.check_calibration(CALIBRATION[:5].repeat(2, 1, 1, 1))
+    if secret:
+        with pytest.raises(UsageError, match="12 of 12 different calibration samples were not committed to"):
+            audit.check_calibration(CALIBRATION.double())
+        with pytest.raises(RoleOverlapError, match="1 of 13 different calibration samples were committed to as member"):
+            audit.check_calibration(torch.cat([CALIBRATION, MEMBERS[:1]]))
+    else:
+        with pytest.raises(UsageError, match="13 different samples are to calibrate, but 12 were committed to"):
+            audit.check_calibration(images(13, seed=44))
+    with pytest.raises(UsageError, match="calibration data is empty"):
+        audit.check_calibration([])
+    assert "commitment_use" not in audit.facts
+    assert audit.records is None

@@ -17,7 +17,7 @@ from fuzz_material import mutated, sound_submissions, watched
 from reader_pictures import files_below
 
 import amint
-from amint import bundle
+from amint import bundle_manifest
 from amint.architecture import Architecture
 from amint.bundle_files import MANIFEST, WEIGHTS
 from amint.errors import AmintError, BundleError
@@ -70,7 +70,7 @@ def resealed(files, change=lambda manifest: None, text=None):
     manifest = json.loads(files[MANIFEST])
     manifest["files"] = {name: hashlib.sha256(files[name]).hexdigest() for name in WEIGHTS}
     change(manifest)
-    manifest["checksum"] = bundle._checksum(manifest)
+    manifest["checksum"] = bundle_manifest._checksum(manifest)
     return files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
 
 

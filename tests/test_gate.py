@@ -197,3 +197,38 @@ def test_other_metrics_of_an_attack_that_is_surely_wrong_cannot_be_judged(metric
 def test_a_gate_without_limits_is_refused():
     with pytest.raises(UsageError, match="at least one limit"):
         check_gate(comparison(result()), [])
+
+
+def lacking(made, name, kind, reason="it has lazy parameters."):
+    """The comparison without this control of this attack, or all attacks."""
+    return replace(
+        made,
+        controls=tuple(
+            replace(c, auroc=None, p_value=None, reason=reason) if c.kind == kind and name in (c.attack, "") else c
+            for c in made.controls
+        ),
+    )
+
+
+@pytest.mark.parametrize("kind", ["untrained twin", "shuffled membership"])
+def test_an_attack_without_a_control_breaks_it(kind):
+    made = comparison(result("loss", 0.5), result("rmia", 0.5))
+    limit = [Limit("auroc", 0.6)]
+    assert check_gate(made, limit).passed
+    found = check_gate(lacking(made, "rmia", kind), limit)
+    assert found.broken == (f"no {kind} could be checked for rmia (it has lazy parameters)",)
+    found = check_gate(lacking(made, "", kind), limit)
+    assert found.broken == (f"no {kind} could be checked for any attack (it has lazy parameters)",)
+    missing = replace(made, controls=tuple(c for c in made.controls if c.kind != kind))
+    assert check_gate(missing, limit).broken == (f"no {kind} could be checked for any attack (it is missing)",)
+
+
+def test_a_control_that_failed_breaks_it_however_low_the_figures_are():
+    made = comparison(result("loss", 0.4), result("rmia", 0.4))
+    failed = replace(made, controls=(replace(made.controls[0], auroc=0.2, p_value=1e-9), *made.controls[1:]))
+    assert check_gate(failed, [Limit("auroc", 0.99)]).broken == ("the controls do not support the table",)
+
+
+def test_controls_of_attacks_that_are_not_judged_need_not_have_run():
+    made = comparison(result("loss", 0.5), result("mint", 0.9, family="trained in"))
+    assert check_gate(lacking(made, "mint", "untrained twin"), [Limit("auroc", 0.6)]).passed

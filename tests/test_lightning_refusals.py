@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_toys import BENIGN, CALIBRATION, EXTERNAL, Plain, Rows, active_mint, is_clean, loader, trainer
-from toys import Net, same
+from toys import Net, images, same
 
 import amint
 from amint.errors import NonFiniteError, RoleOverlapError, SplitError, StepError, UsageError
@@ -173,3 +173,42 @@ def test_a_training_step_of_the_modules_own_comes_back():
     assert lit.training_step is own
     assert calls == [0, 1, 2]
     assert callback.audit.facts["steps"] == 3
+
+
+STRANGE = images(5, seed=44)
+
+
+@pytest.mark.parametrize(
+    "calibration, error, match",
+    [
+        (STRANGE, UsageError, "5 of 5 different calibration samples were not committed to"),
+        (CALIBRATION.double(), UsageError, "100 of 100 different calibration samples were not committed to"),
+        (torch.cat([CALIBRATION, EXTERNAL[:2]]), RoleOverlapError, "2 of 102 .* were committed to as external"),
+        (CALIBRATION[:0], UsageError, "calibration data is empty"),
+    ],
+)
+def test_calibration_that_was_not_committed_to_is_found_before_the_first_step(calibration, error, match):
+    lit = Counting()
+    commitment = amint.commit(members=Rows(), external=EXTERNAL, calibration=CALIBRATION)
+    assert_refused(lit, [active_mint(calibration=calibration, commitment=commitment)], error, match)
+    assert lit.steps == 0
+
+
+def test_more_calibration_than_committed_to_is_found_before_the_first_step_with_the_public_part_alone():
+    lit = Counting()
+    public = amint.commit(members=Rows(), external=EXTERNAL, calibration=CALIBRATION[:50]).public()
+    callback = active_mint(commitment=public)
+    assert_refused(lit, [callback], UsageError, "100 different samples are to calibrate, but 50 were committed to")
+    assert lit.steps == 0
+
+
+def test_the_calibration_that_was_committed_to_trains_and_is_recorded_as_found():
+    callback = active_mint(commitment=amint.commit(members=Rows(), external=EXTERNAL, calibration=CALIBRATION))
+    trainer(callback).fit(Plain(), loader())
+    assert callback.audit.facts["commitment_use"]["checked"] == "rows"
+    assert callback.audit.facts["commitment_use"]["seen"]["calibration"] == len(CALIBRATION)
+
+
+def test_calibration_that_can_be_read_only_once_is_refused_at_once():
+    with pytest.raises(UsageError, match="the calibration data is a generator, which gives its rows only once"):
+        active_mint(calibration=iter(CALIBRATION.split(10)))

@@ -275,3 +275,25 @@ def test_a_role_smaller_than_a_group_is_refused():
         drawn((12, 3, 2), groups)
     assert len(drawn((12, 3, 3), groups).calibration) == 3
     assert drawn((12, 3, 0), groups).calibration == ()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (0, 2, 4, 4)])
+def test_no_rows_have_no_fingerprints(shape):
+    found = fingerprints(torch.zeros(shape))
+    assert (found.shape, found.dtype) == ((0,), torch.int64)
+
+
+def test_batches_without_rows_change_nothing_in_the_roles():
+    x = torch.arange(12.0).reshape(4, 3)
+    ledger = Ledger()
+    for batch in (x[:0], x[:2], x[:0]):
+        ledger.add("members", batch)
+    ledger.add("external", x[:0])
+    assert (ledger.count("members"), ledger.count("external")) == (2, 0)
+    again = Ledger()
+    again.load_state_dict(ledger.state_dict())
+    assert again.count("members") == 2
+    assert check_disjoint(members=iter([x[:0], x[:2]]), external=iter([x[:0]]), calibration=[]) == {
+        "members": 2, "external": 0, "calibration": 0,
+    }  # fmt: skip
+    assert list(without(x, iter([x[:0], x[1:2]])).indices) == [0, 2, 3]

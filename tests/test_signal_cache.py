@@ -195,8 +195,10 @@ def test_a_model_that_cannot_be_told_works_and_is_measured_each_time(tmp_path):
     plain = extract(ClassifierTarget(model), batches(), {"logprob"})
     for _ in range(2):
         forwards.since()
-        assert same(plain, extract_cached(ClassifierTarget(model), batches(), {"logprob"}, tmp_path))
+        assert same(plain, extract_cached(ClassifierTarget(model), batches(), {"logprob"}, tmp_path / "kept"))
         assert forwards.since() == 3
+    # Nothing could ever be found again.
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_audits_are_cached_by_their_head(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 import amint
 from amint.errors import StepError
-from amint.taps import TrainingHooks, evaluating, observing, observing_calls, prefix
+from amint.taps import TrainingHooks, evaluating, observing, observing_calls, prefix, tapped
 
 
 class Swallowing(nn.Module):
@@ -324,3 +324,25 @@ def test_a_model_called_without_any_tensor(seen):
     for args in ((), ("no tensor",), ([torch.randn(2, 2)],)):
         with pytest.raises(StepError, match="without an input tensor as its first argument"):
             model(*args)
+
+
+def test_a_whole_run_keeps_the_maps_of_the_prefix_and_gives_the_output():
+    class Again(nn.Module):
+        """Its taps run again behind the deepest one, and what follows them writes in place."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            x = self.act(self.b(self.act(self.a(x))))
+            return self.act(self.b(self.act(self.a(x))))
+
+    torch.manual_seed(0)
+    model, x = Again(), torch.randn(5, 4)
+    taps = {"a": model.a, "b": model.b}
+    maps, output = tapped(model, taps, x)
+    assert all(torch.equal(one, other) for one, other in zip(maps, prefix(model, taps, x), strict=True))
+    assert all(bool((found < 0).any()) for found in maps)
+    assert torch.equal(output, model(x))
+    assert not any(module._forward_hooks for module in model.modules())

@@ -190,3 +190,40 @@ def test_audits_and_taps_add_what_they_can_show():
     plain = ClassifierTarget(ToyNet()).provides
     assert ClassifierTarget(ToyNet(), taps="middle").provides - plain == {"activations", "maps"}
     assert everything().provides - plain == {"activations", "maps", "mint_logit"}
+
+
+def test_a_target_shows_its_model_and_audit_and_nobody_can_exchange_them():
+    audit = audit_of()
+    target = ClassifierTarget(audit.backbone, audit=audit)
+    assert (target.model, target.audit) == (audit.backbone, audit)
+    assert ClassifierTarget(audit.backbone).audit is None
+    for name in ("model", "audit"):
+        with pytest.raises(AttributeError):
+            setattr(target, name, None)
+
+
+def test_a_target_on_another_network_reads_that_one_and_stays_as_it_is():
+    class Mine(ClassifierTarget):
+        pass
+
+    torch.manual_seed(0)
+    first, other = ToyNet().eval(), ToyNet().eval()
+    target = Mine(first, taps="middle", classes=4, queries=Queries(count=3))
+    moved = target.on(other)
+    assert (type(moved), moved.model, target.model, moved.queries) == (Mine, other, first, target.queries)
+    batch = (images(3), torch.zeros(3, dtype=torch.int64))
+    expected = ClassifierTarget(other, taps="middle").measure(batch, {"activations", "logprob"})
+    found = moved.measure(batch, {"activations", "logprob"})
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_target_with_an_audit_moves_with_an_audit_only():
+    audit, other = audit_of(), audit_of(seed=4)
+    target = ClassifierTarget(audit.backbone, audit=audit)
+    assert target.on(other.backbone, other).audit is other
+    for moved in (target, ClassifierTarget(audit.backbone)):
+        given = () if moved is target else (other,)
+        with pytest.raises(UsageError, match="needs an audit of the other model"):
+            moved.on(other.backbone, *given)
+    with pytest.raises(UsageError, match="needs an audit of the other model"):
+        target.on(other.backbone, audit)

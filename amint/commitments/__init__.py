@@ -31,7 +31,7 @@ it, and assigned it this role. That is all:
   other rows of the members.
 """
 
-from amint.commitments.announcement import announced, check_same
+from amint.commitments.announcement import announced, check_same, promised
 from amint.commitments.commitment import Commitment, commit
 from amint.commitments.proofs import Proof, check_proof, prove
 from amint.commitments.samples import sample_digest
@@ -49,6 +49,7 @@ __all__ = [
     "check_use",
     "commit",
     "commitment_sentence",
+    "promised",
     "prove",
     "read_public",
     "sample_digest",

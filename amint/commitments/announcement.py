@@ -10,7 +10,7 @@ from amint.commitments.commitment import Commitment
 from amint.commitments.statement import check_public
 from amint.errors import UsageError
 
-__all__ = ["announced", "check_same"]
+__all__ = ["announced", "check_same", "promised"]
 
 
 def announced(commitment: Commitment | Mapping[str, Any], quietly: bool = False) -> dict[str, Any]:
@@ -28,6 +28,26 @@ def announced(commitment: Commitment | Mapping[str, Any], quietly: bool = False)
         counts = ", ".join(f"{count} {role}" for role, count in public["counts"].items())
         logging.getLogger("amint").info("training is committed to %s: %s", public["root"], counts)
     return public
+
+
+def promised(
+    commitment: Commitment | Mapping[str, Any] | None, quietly: bool = False
+) -> tuple[dict[str, Any], Commitment | None]:
+    """What an audit takes over from the commitment that its training starts with.
+
+    Args:
+        commitment: with its secret, or its public part, or None.
+        quietly: as in :func:`announced`.
+
+    Returns:
+        Facts, and the commitment if its secret is at hand, by which calibration rows can be looked up.
+
+    Raises:
+        InputError: the public part is damaged or edited.
+    """
+    if commitment is None:
+        return {}, None
+    return {"commitment": announced(commitment, quietly)}, commitment if isinstance(commitment, Commitment) else None
 
 
 def check_same(first: Mapping[str, Any] | None, given: Mapping[str, Any] | None) -> None:

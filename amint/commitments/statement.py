@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amint.errors import InputError, UsageError
+from amint.regular_files import read_regular
 from amint.roles import Roles, assign_roles, groups_digest
 
 __all__ = [
@@ -169,15 +168,9 @@ def read_json(path: str | Path) -> Any:
     Raises:
         InputError: there is none, or something else than a regular file is in its place.
     """
+    content = read_regular(path)
     try:
-        # Opening a pipe would wait for ever, and opening a device can set it in motion.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise InputError(f"{path} cannot be read: it is not a regular file")
-        # It may be exchanged for a pipe in between.
-        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            return json.loads(file.read())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
 

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from amint.calibration import Calibration
-from amint.evidence import Verdict
+from amint.evidence import HEAD, Verdict
 from amint.items import Evidence, Items, by_rank
 from amint.report.figures import p_value_plot, power_plot, roc_plot, score_histogram
 
@@ -66,7 +66,9 @@ def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
                 among="calibration data",
             )
     if verdict.power and verdict.power["points"]:
-        found["power"] = power_plot("power", verdict.power, len(items))
+        # Near copies do not make a test stronger.
+        counted = next((test.samples for test in verdict.tests if test.name == HEAD), 0)
+        found["power"] = power_plot("power", verdict.power, counted)
     return found
 
 
