@@ -10,21 +10,19 @@ Each line changes one thing of the first line; all see the same members and the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cyclopts
-import numpy as np
-import torch
 from cifar10 import Cifar10, pool
-from common import Parts, Pool, Settings
-from repeated import Audited, Line, registered, repeated, show
-from row import head_of
-from torch import Tensor
+from common import Parts, Pool
+from launch import launch
+from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views
+from lines import Audited, Line, registered
+from repeated import repeated, show
 
 import amint
-from amint.metrics import Measurement, summary
 
 
 @cyclopts.Parameter(name="*")
@@ -54,6 +52,8 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "as much external data as members": Audited({"external": use.members}),
         "twice as many external rows a step": Audited({"ratio": 2 * use.ratio}),
         "no hard negatives": Audited({"hard_negatives": False}),
+        "MINT weight rising from a tenth": Audited(balance=Scheduled.over(use, 0.1, 1)),
+        "MINT weight falling to a tenth": Audited(balance=Scheduled.over(use, 1, 0.1)),
         "trunk gradient 0": Audited(balance=amint.Weighted, attach={"trunk_gradient": 0.0}),
         "trunk gradient 0.3": Audited(attach={"trunk_gradient": 0.3}),
         "head twice as wide": Audited(attach={"head": amint.HeadSize(width=128, hidden=256)}),
@@ -65,49 +65,12 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "running average of weights": Audited(averaged=0.99),
         "batch statistics of members alone": Audited(finish=member_statistics),
         "a new head on the finished network": Audited(finish=new_head),
+        "a new head, trained three times as long": Audited(finish=partial(new_head, times=3)),
         "judged by five views": Audited(judged=by(of_views)),
         "judged against the mirror image": Audited(judged=by(against_mirror)),
         "two in three rows members": Audited({"members": mostly, "external": use.external // 2}),
     }
     return {name: line for name, line in every.items() if not use.only or name.startswith(use.only)}
-
-
-def member_statistics(_: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:
-    """Running statistics of batch normalisation from members alone, without the external rows."""
-    with audit.paused():
-        torch.optim.swa_utils.update_bn([x for x, _ in parts.members], audit.backbone)
-    return audit
-
-
-def new_head(use: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:
-    """A head trained from its beginning on the finished audited network."""
-    told = parts.members.shuffled(use.batch)
-    return amint.register(audit.detach(), told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
-
-
-def of_views(audit: amint.Audit, x: Tensor) -> Tensor:
-    """The mean score of the images and of themselves moved by a pixel each way."""
-    moved = [x.roll(step, axis) for axis in (-1, -2) for step in (-1, 1)]
-    return torch.stack([audit.score(view) for view in (x, *moved)]).mean(0)
-
-
-def against_mirror(audit: amint.Audit, x: Tensor) -> Tensor:
-    """By how much the image scores higher than its mirror image."""
-    return audit.score(x) - audit.score(x.flip(-1))
-
-
-def by(score: Callable[[amint.Audit, Tensor], Tensor]) -> Callable[[Parts, amint.Audit], Mapping[str, Measurement]]:
-    """Figures of another score than the head's own."""
-
-    def judged(parts: Parts, audit: amint.Audit) -> Mapping[str, Measurement]:
-        known, inside, outside = (
-            np.concatenate([score(audit, x).double().cpu().numpy() for x, _ in rows])
-            for rows in (parts.calibration, parts.members, parts.unseen)
-        )
-        labels = np.arange(len(inside) + len(outside)) < len(inside)
-        return summary(np.concatenate([inside, outside]), labels, amint.Calibration(known).threshold(0.05))
-
-    return judged
 
 
 def main(use: Ablations) -> None:
@@ -122,4 +85,4 @@ def main(use: Ablations) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cyclopts
 import numpy as np
+from launch import launch
 from rich.console import Console
 from rich.table import Table
 
@@ -77,4 +77,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

@@ -16,11 +16,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cyclopts
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from launch import launch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -129,4 +129,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

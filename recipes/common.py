@@ -1,69 +1,19 @@
-"""What the recipes share: their arguments, and who is member, external, calibration and unseen."""
+"""What the recipes share: a data set, and who in it is member, external, calibration and unseen."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import timm
 import torch
-from cyclopts import Parameter
+from data import Images, Rows, held
+from settings import LEAST, Settings
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from training import Rows
 
 import amint
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The arguments of every recipe. A row is scaled down unless it has the paper's numbers of members and external.
-
-    ``split`` is entry, middle, output, or module names with commas; ``lambda`` is lambda2/lambda1 of the paper.
-    """
-
-    data_root: Path
-    arch: str = "mobilenetv1_100"
-    split: str = "entry"
-    members: int
-    external: int
-    calibration: int
-    epochs: int = 10
-    lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
-    lr: float = 4e-3
-    tap_lr: float = 1e-3
-    head_lr: float = 1e-3
-    label_smoothing: float = 0.1
-    augment: bool = True
-    batch: int = 64
-    ratio: float = 1.0
-    most_unseen: int = 10_000
-    hard_negatives: bool = True
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    out: Path
-    smoke: bool = False
-
-    def budget(self) -> Self:
-        """These settings, or with ``--smoke`` a few rows, one epoch and a small network: does everything run?"""
-        if not self.smoke:
-            return self
-        few = replace(self, members=64, external=96, calibration=120, most_unseen=60)
-        return replace(few, arch="resnet10t", epochs=1, batch=16)
-
-    def deepest_tap(self, model: nn.Module, x: Tensor) -> str:
-        """The name of the last module that the head reads."""
-        taps = self.taps()
-        if isinstance(taps, list):
-            return taps[-1]
-        return next(p.name for p in reversed(amint.tap_points(model, x)) if self.split in p.setups)
-
-    def taps(self) -> str | list[str]:
-        """The split, as amint takes it."""
-        named = [name for name in self.split.split(",") if name]
-        return self.split if named in (["entry"], ["middle"], ["output"]) else named
+from amint.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -74,7 +24,7 @@ class Pool:
     members and external rows leave over.
     """
 
-    images: Tensor | Dataset[tuple[Tensor, int]]
+    images: Images
     labels: Tensor
     look: amint.Preprocessing
     negatives: amint.HardNegatives | Callable[[Tensor], Tensor]
@@ -91,19 +41,21 @@ class Parts:
     external: Rows
     calibration: Rows
     unseen: Rows
+    classes: int
     negatives: amint.HardNegatives | Callable[[Tensor], Tensor]
     augment: Callable[[Tensor], Tensor]
 
     @classmethod
     def of(cls, use: Settings, pool: Pool) -> Self:
-        """Draw the roles at random."""
+        """Draw the roles at random; copies of a row that has a role play no other one.
 
-        def rows(images: Tensor | Dataset[tuple[Tensor, int]], labels: Tensor) -> Rows:
-            held = images.to(use.device) if isinstance(images, Tensor) else images
-            return Rows(held, labels, pool.look, range(len(labels)), use.device)
-
-        whole = rows(pool.images, pool.labels)
-        source = whole if pool.test is None else rows(*pool.test)
+        Raises:
+            UsageError: more rows are asked for than there are, or too few are left to calibrate or to be judged.
+        """
+        whole = Rows(pool.images, pool.labels, pool.look, range(len(pool.labels)), use.device)
+        source = whole
+        if pool.test is not None:
+            source = Rows(*pool.test, pool.look, range(len(pool.test[1])), use.device)
         roles = outside = amint.assign_roles(
             whole.n,
             members=use.members,
@@ -115,14 +67,23 @@ class Parts:
         if pool.test is not None:
             outside = amint.assign_roles(source.n, members=0, external=0, calibration=use.calibration, seed=use.seed)
         alone = pool.groups if pool.test is None else None
-        return cls(
-            whole.take(roles.members),
-            whole.take(roles.external),
+        told = [whole.take(roles.members), whole.take(roles.external)]
+        kept = [
             source.take(one_each(outside.calibration, alone, use.seed)),
             source.take(one_each(outside.unseen, alone, use.seed)[: use.most_unseen]),
-            pool.negatives,
-            pool.augment if use.augment else plainly,
-        )
+        ]
+        if kept[0].n < LEAST["calibration"] or not kept[1].n:
+            raise UsageError(
+                f"{kept[0].n} calibration and {kept[1].n} unseen rows are left; expected at least "
+                f"{LEAST['calibration']} and 1: ask for fewer members and external rows, or another --calibration"
+            )
+        members, external, *kept = held(told + kept) if pool.test is None else held(told) + held(kept)
+        first = members.marks()
+        external, second = external.but(first)
+        calibration, unseen = (rows.but(first, second)[0] for rows in kept)
+        augment = pool.augment if use.augment else plainly
+        classes = int(pool.labels.max()) + 1
+        return cls(members, external, calibration, unseen, classes, pool.negatives, augment)
 
     def network(self, use: Settings) -> nn.Module:
         """A timm network for these rows, with PyTorch's own initial convolutions and classifier.
@@ -133,8 +94,7 @@ class Parts:
         x, _ = next(iter(self.members))
         torch.manual_seed(use.seed)
         sized: dict[str, Any] = {"img_size": x.shape[-1]} if use.arch.startswith(("vit", "swin", "deit")) else {}
-        classes = int(self.members.labels.max()) + 1
-        model: Any = timm.create_model(use.arch, num_classes=classes, in_chans=x.shape[1], **sized)
+        model: Any = timm.create_model(use.arch, num_classes=self.classes, in_chans=x.shape[1], **sized)
         for module in [*model.modules(), model.get_classifier()]:
             if isinstance(module, nn.Conv2d) or module is model.get_classifier():
                 module.reset_parameters()

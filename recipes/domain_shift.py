@@ -13,16 +13,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cyclopts
 import matplotlib.pyplot as plt
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
+from launch import launch
+from plain_loop import train
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import amint
 from amint.datasets import mnist, omniglot
@@ -34,18 +34,6 @@ SETUPS = {
     "letters as external": ("other", "own", "#009e73", "dashed"),
     "letters as both": ("other", "other", "#d55e00", "dashdot"),
 }
-
-
-def train(network: nn.Module, audit: amint.Auditable, x: Tensor, y: Tensor, epochs: int) -> None:
-    """The usual loop."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * len(x[::32]))
-    for rows in (rows for _ in range(epochs) for rows in torch.randperm(len(x)).split(32)):
-        optimizer.zero_grad()
-        audit.loss(F.cross_entropy(network(x[rows]), y[rows])).backward()
-        optimizer.step()
-        schedule.step()
-    network.eval()
 
 
 def judged(audit: amint.Audit, members: Tensor, unseen: Tensor, alpha: float, sets: int) -> dict[str, Any]:
@@ -138,4 +126,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

@@ -19,7 +19,9 @@ import cyclopts
 import matplotlib.pyplot as plt
 import numpy as np
 from cifar10 import Cifar10, pool
-from repeated import Audited, Figures, Line, registered, repeated, show
+from launch import launch
+from lines import Audited, Figures, Line, registered
+from repeated import repeated, show
 from rich.console import Console
 from row import Balances
 
@@ -111,4 +113,4 @@ def main(use: Sweep) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

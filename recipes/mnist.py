@@ -15,9 +15,12 @@ from typing import Annotated
 
 import cyclopts
 import torch
-from common import Pool, Settings
+from common import Pool
+from launch import launch
+from paper import Paper
 from PIL import Image
 from row import run_row
+from settings import Settings
 from torch import Tensor
 from training import jittered
 
@@ -26,7 +29,7 @@ from amint.datasets import mnist
 
 # Larger than the digits are: five halvings leave a map of 2 x 2 instead of a single cell.
 LOOK = amint.Preprocessing(size=(36, 36), channels=1, mean=(0.1307,), std=(0.3081,))
-PAPER = {
+ROWS = {
     "mobilenet entry": (0.86, 0.96), "mobilenet middle": (0.88, 0.92), "mobilenet output": (0.82, 0.90),
     "resnet50 entry": (0.83, 0.97), "resnet50 middle": (0.82, 0.97), "resnet50 output": (0.80, 0.90),
     "resnet101 entry": (0.83, 0.97), "resnet101 middle": (0.82, 0.96), "resnet101 output": (0.77, 0.80),
@@ -34,6 +37,7 @@ PAPER = {
     "xception entry": (0.85, 0.98), "xception middle": (0.83, 0.98), "xception output": (0.80, 0.83),
     "vit entry": (0.80, 0.94), "vit middle": (0.81, 0.95), "vit output": (0.80, 0.93),
 }  # fmt: skip
+PAPER = Paper(25_000, 35_000, ROWS)
 
 
 def enlarged(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,4 +71,4 @@ def main(use: Mnist) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Parts, Pool, Settings
-from rich.console import Console
-from rich.table import Table
+from common import Parts, Pool
+from paper import FIGURES, Paper, figures, show
+from settings import Settings
 from torch import nn
 from training import accuracy, train
 
 import amint
 from amint.metrics import Measurement, summary
-
-FIGURES = ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")
-FAMILIES = ("mobilenet", "resnet50", "resnet101", "densenet121", "xception", "vit")
 
 Balances = amint.Balance | amint.GradientBalance
 
@@ -44,8 +41,12 @@ def head_of(use: Settings, parts: Parts) -> dict[str, Any]:
     return {"external": external, "split": split, "ratio": use.ratio, "negatives": negatives, "seed": use.seed}
 
 
-def run_row(use: Settings, pool: Pool, paper: Mapping[str, tuple[float, float]]) -> None:
-    """Train twice, measure, print and save the row; ``paper`` has MINT and audited accuracy by "family split"."""
+def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
+    """Train twice, measure, print and save the row.
+
+    Raises:
+        UsageError: settings with which no row can be made.
+    """
     use = use.budget()
     parts = Parts.of(use, pool)
     seconds: dict[str, float] = {}
@@ -75,21 +76,23 @@ def run_row(use: Settings, pool: Pool, paper: Mapping[str, tuple[float, float]])
         **{result.name.replace("-", " "): {name: result[name] for name in FIGURES} for result in found.ranked},
     }
     lap("measuring")
-    family = next((name for name in FAMILIES if use.arch.startswith(name)), use.arch)
     row = {
         **{name: str(value) if isinstance(value, Path) else value for name, value in asdict(use).items()},
+        "scaled_down": use.members < paper.members or use.external < paper.external,
+        "drawn": {role: getattr(parts, role).n for role in ("members", "external", "calibration", "unseen")},
+        "attacks_on_the_plain_network": found.sizes,
         "taps": taps,
         "head_parameter_share": round(audit.parameter_share, 4),
         "plain_accuracy": accuracy(plain, parts.unseen),
         "audited_accuracy": accuracy(model, parts.unseen),
-        "paper": paper.get(f"{family} {use.split}"),
+        "paper": paper.of(use),
         "measured": {way: {name: figures(ms[name]) for name in FIGURES} for way, ms in measured.items()},
         "seconds": seconds,
     }
     use.out.mkdir(parents=True, exist_ok=True)
     (use.out / "row.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
     audit.save(use.out / "model.amint", preprocessing=parts.members.look)
-    show(row)
+    show(row, paper)
 
 
 def listed(parts: Parts) -> dict[str, Measurement]:
@@ -98,23 +101,3 @@ def listed(parts: Parts) -> dict[str, Measurement]:
     inside, outside, known = (register.scores(rows) for rows in (parts.members, parts.unseen, parts.calibration))
     labels = np.arange(len(inside) + len(outside)) < len(inside)
     return summary(np.concatenate([inside, outside]), labels, amint.Calibration(known).threshold(0.05))
-
-
-def figures(measured: Measurement) -> list[float]:
-    """The value and the ends of its interval."""
-    return [round(value, 4) for value in (measured.value, measured.interval.low, measured.interval.high)]
-
-
-def show(row: Mapping[str, Any]) -> None:
-    """The row as a table."""
-    table = Table(title=f"{row['arch']}, {row['split']}, {row['members']:,} members")
-    for heading in ("", "AUROC", "balanced accuracy", "TPR at 1 %", "TPR at 0.1 %"):
-        table.add_column(heading)
-    for way, measured in row["measured"].items():
-        table.add_row(way, *("{:.3f} ({:.3f} to {:.3f})".format(*measured[name]) for name in FIGURES))
-    Console().print(table)
-    paper = "" if row["paper"] is None else " (paper: MINT {:.2f}, audited accuracy {:.2f})".format(*row["paper"])
-    Console().print(
-        f"accuracy on unseen images: plain {row['plain_accuracy']:.4f}, audited {row['audited_accuracy']:.4f}{paper}; "
-        f"seconds: {row['seconds']}"
-    )

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cyclopts
 import numpy as np
 from common import Parts
+from launch import launch
 from mnist import Mnist, pool
 from scipy.stats import false_discovery_control
 
@@ -58,4 +58,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

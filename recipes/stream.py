@@ -6,6 +6,7 @@ python recipes/stream.py --images 100000
 from __future__ import annotations
 
 import io
+import json
 import resource
 import time
 import zipfile
@@ -71,7 +72,7 @@ def main(*, images: int = 100_000, out: Path = Path("runs/stream"), network: str
         "grown_mib": round((after - before) / 1024),
         "written_mib": round((peak() - before) / 1024),
     }
-    print(found)
+    (out / "stream.json").write_text(json.dumps(found), encoding="utf-8")
     return found
 
 

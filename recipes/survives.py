@@ -16,17 +16,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import cyclopts
-import matplotlib.pyplot as plt
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
 from changes import CHANGES
+from launch import launch
+from plain_loop import train
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor, nn
+from survives_plot import GROUPS, KINDS, draw
+from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 import amint
@@ -39,21 +39,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "hard negatives": {"negatives": amint.HardNegatives(amint.one_pixel_shift, members=True)},
     "tolerant": {"tolerance": Reencoding(amint.Preprocessing(channels=1, mean=(MEAN,), std=(STD,)))},
 }
-LOOKS = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"))
-KINDS = ("one by one", "sets of 20")
-GROUPS = ("members", "unseen")
-
-
-def train(network: nn.Module, audit: amint.Auditable, x: Tensor, y: Tensor, epochs: int) -> None:
-    """The usual loop."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs * len(x[::32]))
-    for rows in (rows for _ in range(epochs) for rows in torch.randperm(len(x)).split(32)):
-        optimizer.zero_grad()
-        audit.loss(F.cross_entropy(network(x[rows]), y[rows])).backward()
-        optimizer.step()
-        schedule.step()
-    network.eval()
 
 
 def found(audit: amint.Audit, x: Tensor, alpha: float) -> dict[str, float]:
@@ -69,23 +54,6 @@ def judged(audit: amint.Audit, x: Tensor, alpha: float, sets: int) -> dict[str, 
     random = np.random.default_rng(0)
     rows = [random.choice(len(x), min(100, len(x)), replace=False) for _ in range(sets)]
     return dict(Counter(amint.verify(audit, x[chosen], alpha=alpha).decision for chosen in rows))
-
-
-def draw(shares: dict[str, Any], path: Path) -> None:
-    """Share of members found (filled) and of unseen images (hollow), by change and head."""
-    figure, both = plt.subplots(2, 1, figsize=(7.5, 5.5), sharex=True, layout="constrained")
-    for axes, kind in zip(both, KINDS, strict=True):
-        for number, (head, (colour, mark)) in enumerate(zip(shares, LOOKS, strict=True)):
-            for group, face in zip(GROUPS, (colour, "white"), strict=True):
-                at = [place + 0.2 * (number - 1) for place in range(len(CHANGES))]
-                values = [shares[head][change][group][kind] for change in CHANGES]
-                axes.plot(at, values, mark, color=colour, markerfacecolor=face, label=f"{head}: {group}")
-        axes.set(ylabel=f"share found, {kind}", ylim=(-0.04, 1.04))
-        axes.grid(axis="y", color="#e5e7eb")
-    both[1].set_xticks(range(len(CHANGES)), list(CHANGES))
-    both[0].legend(ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(
@@ -149,4 +117,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

@@ -1,70 +1,19 @@
-"""What the recipes share: rows as batches of inputs, and the usual training loop."""
+"""What the recipes share: augmentations and the usual training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from data import Rows
 from rich.progress import track
+from settings import Settings
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
 
 import amint
-
-if TYPE_CHECKING:
-    from common import Settings
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Images and labels; iterating gives batches of model inputs and labels on the device.
-
-    Attributes:
-        images: uint8 ``[n, c, h, w]``, where it lies, or a dataset of (uint8 image, label) that is read as it goes.
-        labels: int64 ``[n]``.
-        look: how pixels become inputs.
-        numbers: which rows.
-        device: of the batches.
-        batch: rows in a batch.
-        shuffle: a new order each time, and whole batches only.
-    """
-
-    images: Tensor | Dataset[tuple[Tensor, int]]
-    labels: Tensor
-    look: amint.Preprocessing
-    numbers: Sequence[int]
-    device: str = "cpu"
-    batch: int = 256
-    shuffle: bool = False
-
-    @property
-    def n(self) -> int:
-        return len(self.numbers)
-
-    def take(self, numbers: Sequence[int]) -> Rows:
-        return replace(self, numbers=numbers)
-
-    def shuffled(self, batch: int) -> Rows:
-        return replace(self, batch=min(batch, self.n), shuffle=True)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        numbers = torch.tensor(self.numbers)
-        if not isinstance(self.images, Tensor):
-            subset = Subset(self.images, numbers.tolist())
-            for pixels, labels in DataLoader(subset, self.batch, self.shuffle, num_workers=2, drop_last=self.shuffle):
-                yield self._input(pixels), labels.to(self.device)
-            return
-        if self.shuffle:  # a short last batch would spoil the batch statistics
-            numbers = numbers[torch.randperm(self.n)[: self.n // self.batch * self.batch]]
-        for rows in numbers.split(self.batch):
-            yield self._input(self.images[rows.to(self.images.device)]), self.labels[rows].to(self.device)
-
-    def _input(self, pixels: Tensor) -> Tensor:
-        return self.look.scaled(pixels.to(self.device)).contiguous(memory_format=torch.channels_last)
 
 
 def jittered(x: Tensor) -> Tensor:
@@ -98,12 +47,12 @@ def train(
     that share.
     """
     head = set() if audit is None else set(audit.head.parameters())
-    trunk = {name: p for name, p in model.named_parameters() if p not in head}
+    trunk = [p for p in model.parameters() if p not in head]
     deepest = use.deepest_tap(model, next(iter(members))[0][:2]) if audit is None else audit.points[-1].name
-    reach = max((i for i, name in enumerate(trunk) if name.startswith(f"{deepest}.")), default=0)
+    early = layers_up_to(deepest, model)
     groups: list[dict[str, Any]] = [
-        {"params": list(trunk.values())[: reach + 1], "lr": use.tap_lr},
-        {"params": list(trunk.values())[reach + 1 :], "lr": use.lr},
+        {"params": [p for p in trunk if p in early], "lr": use.tap_lr},
+        {"params": [p for p in trunk if p not in early], "lr": use.lr},
         {"params": list(head), "lr": use.head_lr},
     ]
     groups = [group for group in groups if group["params"]]
@@ -133,6 +82,13 @@ def train(
     if averaged:
         whole.load_state_dict(average, strict=False)
     model.eval()
+
+
+def layers_up_to(tap: str, model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of the tapped module and of all that were registered before it."""
+    names = [name for name, _ in model.named_modules()]
+    last = max(i for i, name in enumerate(names) if f"{name}.".startswith(f"{tap}."))
+    return {p for module in list(model.modules())[: last + 1] for p in module.parameters(recurse=False)}
 
 
 def accuracy(model: nn.Module, rows: Rows) -> float:

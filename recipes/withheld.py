@@ -13,16 +13,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cyclopts
-import matplotlib.pyplot as plt
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from launch import launch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from withheld_plot import MARKS, draw
 
 import amint
 from amint.datasets import digits, mnist
@@ -31,7 +31,6 @@ from amint.metrics import auroc, auroc_interval
 # Split, trunk gradient, and whether withheld samples have steps of their own.
 CASES = [(split, gradient, True) for split in ("entry", "middle", "output") for gradient in (1, 0)]
 CASES.append(("entry", 1, False))
-MARKS = {"head": ("o", "#0072b2"), "confidence": ("^", "#d55e00"), "loss": ("v", "#009e73")}
 Rows = tuple[Tensor, Tensor]
 
 
@@ -71,22 +70,6 @@ def measured(inside: np.ndarray[Any, Any], outside: np.ndarray[Any, Any]) -> lis
     scores, labels = np.r_[inside, outside], np.r_[np.ones(len(inside)), np.zeros(len(outside))]
     interval = auroc_interval(scores, labels)
     return [round(float(value), 4) for value in (auroc(scores, labels), interval.low, interval.high)]
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """AUROC of declared members by the head, and of withheld ones by every signal, with intervals, case by case."""
-    figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
-    series = [("declared", "head", "white"), *(("withheld", name, None) for name in MARKS)]
-    for number, (group, name, face) in enumerate(series):
-        value, low, high = np.array([row[group][name] for row in rows]).T
-        at, reach, label = np.arange(len(rows)) + 0.12 * (number - 1.5), [value - low, high - value], f"{group}: {name}"
-        axes.errorbar(at, value, reach, fmt=MARKS[name][0], color=MARKS[name][1], markerfacecolor=face, label=label)
-    axes.axhline(0.5, color="#6b7280", linewidth=0.9)
-    axes.set_xticks(range(len(rows)), [row["case"].replace(", ", "\n") for row in rows], fontsize=8)
-    axes.set_ylabel("AUROC against unseen images")
-    axes.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main(
@@ -144,4 +127,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

@@ -242,6 +242,13 @@ def test_faces_are_labelled_by_folder_at_any_depth(tmp_path):
     assert torch.equal(dataset[0][0], images[0])
 
 
+def test_a_block_of_images_is_filled_where_it_lies(tmp_path):
+    for number in range(3):
+        put(tmp_path / "anna" / f"{number}.png", picture(number, 16, 16))
+    images, labels = in_memory(faces(tmp_path, size=16), device="meta")
+    assert (images.device.type, images.shape, labels.device.type) == ("meta", (3, 3, 16, 16), "cpu")
+
+
 def test_folders_without_faces_are_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="expected PERSON/IMAGE files in"):

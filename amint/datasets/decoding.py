@@ -74,15 +74,16 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return decoded(path, path, size=self.size), int(self.labels[index])
 
 
-def in_memory(dataset: Dataset[Any], *, workers: int = 0) -> tuple[Tensor, Tensor]:
+def in_memory(dataset: Dataset[Any], *, workers: int = 0, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
     """All images of a dataset, in one block of memory that is allocated once.
 
     Args:
         dataset: map-style, with a length; items are uint8 ``[c, h, w]``, all of one size, and a whole number.
         workers: processes that decode.
+        device: of the block; images go there batch by batch, so that the host never holds them all.
 
     Returns:
-        uint8 ``[n, c, h, w]`` and labels ``[n]``, int64.
+        uint8 ``[n, c, h, w]`` on the device and labels ``[n]``, int64, on the CPU.
 
     Raises:
         InputError: an image is damaged, or there is none.
@@ -90,7 +91,8 @@ def in_memory(dataset: Dataset[Any], *, workers: int = 0) -> tuple[Tensor, Tenso
     n = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
     if n == 0:
         raise InputError("there is no image in this dataset")
-    images, labels = torch.empty((n, *dataset[0][0].shape), dtype=torch.uint8), torch.empty(n, dtype=torch.int64)
+    images = torch.empty((n, *dataset[0][0].shape), dtype=torch.uint8, device=device)
+    labels = torch.empty(n, dtype=torch.int64)
     # With a generator of its own the loader draws nothing from the global one.
     loader = DataLoader(dataset, batch_size=64, num_workers=workers, generator=torch.Generator())
     done = 0

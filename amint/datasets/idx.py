@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def mnist(root: str | Path, *, train: bool) -> tuple[Tensor, Tensor]:
     part = "train" if train else "t10k"
     images = _idx(Path(root) / "MNIST" / "raw" / f"{part}-images-idx3-ubyte")
     labels = _idx(Path(root) / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte")
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"the {part} files of MNIST in {root} do not belong together: expected images [n, h, w] and labels [n], "
+            f"found {list(images.shape)} and {list(labels.shape)}; download them again"
+        )
     return images.unsqueeze(1), labels.long()
 
 
@@ -46,7 +52,7 @@ def _idx(path: Path) -> Tensor:
         ) from error
     dimensions = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * dimensions
-    sizes = [int(size) for size in np.frombuffer(content[4:start], ">u4")] if dimensions else []
-    if not dimensions or len(content) - start != int(np.prod(sizes)):
+    sizes = [int(size) for size in np.frombuffer(content[4:start], ">u4")] if len(content) >= start > 4 else []
+    if not sizes or len(content) - start != math.prod(sizes):
         raise InputError(f"{path} is damaged: not an idx file of bytes, or cut short")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy())

@@ -1,0 +1,78 @@
+"""Lines of a comparison: an audited network with one thing changed, or a plain one registered afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from common import Parts, Pool
+from row import Balances, attached, head_of
+from settings import Settings
+from training import accuracy, train
+
+import amint
+from amint.metrics import Measurement, clopper_pearson
+
+KEYS = ("accuracy", "balanced_accuracy", "auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")
+
+# Value, and the ends of its 95 % interval.
+Figures = dict[str, tuple[float, float, float]]
+Line = Callable[[Settings, Pool], Figures]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """Trains, calibrates and measures an audited network.
+
+    Attributes:
+        change: fields of the settings that differ.
+        balance: of the two losses; None for the recipes' own.
+        attach: arguments of ``amint.attach`` that differ.
+        averaged: share of the old in a running average of all weights, which is what is judged; 0 for none.
+        finish: what is done with the network and its head after training, before calibration.
+        judged: the figures of the finished audit.
+    """
+
+    change: Mapping[str, Any] | None = None
+    balance: Callable[[], Balances] | None = None
+    attach: Mapping[str, Any] | None = None
+    averaged: float = 0.0
+    finish: Callable[[Settings, Parts, amint.Auditable], amint.Audit] | None = None
+    judged: Callable[[Parts, amint.Audit], Mapping[str, Measurement]] | None = None
+
+    def __call__(self, use: Settings, data: Pool) -> Figures:
+        """The figures with these settings and this data."""
+        use, most = replace(use, **(self.change or {})), use.external
+        # Drawn with the most external rows, so that members and unseen rows are the same in every line.
+        parts = Parts.of(replace(use, external=most), data)
+        parts = replace(parts, external=parts.external.take(parts.external.numbers[: use.external]))
+        model = parts.network(use)
+        balance = None if self.balance is None else self.balance()
+        trained = attached(use, parts, model, balance, **(self.attach or {}))
+        train(model, parts.members, use, parts.augment, trained, self.averaged)
+        audit = trained if self.finish is None else self.finish(use, parts, trained)
+        audit.calibrate(parts.calibration)
+        measured = audit.evaluate(parts.members, parts.unseen) if self.judged is None else self.judged(parts, audit)
+        return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
+
+
+def registered(use: Settings, data: Pool) -> Figures:
+    """The network trained without any audit, and a head trained afterwards."""
+    parts = Parts.of(use, data)
+    model = parts.network(use)
+    train(model, parts.members, use, parts.augment)
+    told = parts.members.shuffled(use.batch)
+    audit = amint.register(model, told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
+    audit.calibrate(parts.calibration)
+    measured = audit.evaluate(parts.members, parts.unseen)
+    return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
+
+
+def figures_of(right: float, n: int, measured: Mapping[str, Measurement]) -> Figures:
+    """The accuracy on ``n`` rows and what was measured."""
+    interval = clopper_pearson(round(right * n), n)
+    found = {key: measured[key] for key in KEYS[1:]}
+    return {"accuracy": (right, interval.low, interval.high)} | {
+        key: (one.value, one.interval.low, one.interval.high) for key, one in found.items()
+    }

@@ -1,0 +1,93 @@
+"""The arguments of every recipe, and which of them cannot work."""
+
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import timm
+import torch
+from cyclopts import Parameter
+from torch import Tensor, nn
+
+import amint
+from amint.errors import UsageError
+
+# A threshold at alpha = 0.05 takes 19 calibration rows; below 2 rows there are no batch statistics.
+LEAST = {"members": 2, "external": 1, "calibration": 19, "epochs": 1, "batch": 2, "most_unseen": 1}
+POSITIVE = ("lambda", "lr", "tap_lr", "head_lr", "ratio")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The arguments of every recipe. A row is scaled down unless it has the paper's numbers of members and external.
+
+    ``split`` is entry, middle, output, or module names with commas; ``lambda`` is lambda2/lambda1 of the paper.
+
+    Raises:
+        UsageError: a value with which no row can be made.
+    """
+
+    data_root: Path
+    arch: str = "mobilenetv1_100"
+    split: str = "entry"
+    members: int
+    external: int
+    calibration: int
+    epochs: int = 10
+    lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
+    lr: float = 4e-3
+    tap_lr: float = 1e-3
+    head_lr: float = 1e-3
+    label_smoothing: float = 0.1
+    augment: bool = True
+    batch: int = 64
+    ratio: float = 1.0
+    most_unseen: int = 10_000
+    hard_negatives: bool = True
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    out: Path
+    smoke: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, found {getattr(self, name)}")
+        for name in POSITIVE:
+            value = self.lambda_ if name == "lambda" else getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise UsageError(f"--{name.replace('_', '-')} must be positive and finite, found {value}")
+        if not timm.is_model(self.arch):
+            near = ", ".join(difflib.get_close_matches(self.arch, timm.list_models(), 3))
+            raise UsageError(f"--arch: timm has no network {self.arch!r}; near names: {near or 'none'}")
+        try:
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(
+                f"--device {self.device} cannot be used here ({error}); --device cpu always can"
+            ) from error
+
+    def budget(self) -> Self:
+        """These settings, or with ``--smoke`` a few rows, one epoch and a small network: does everything run?"""
+        if not self.smoke:
+            return self
+        few = replace(self, members=64, external=96, calibration=120, most_unseen=60)
+        return replace(few, arch="resnet10t", epochs=1, batch=16)
+
+    def taps(self) -> str | list[str]:
+        """The split, as amint takes it."""
+        named = [name for name in self.split.split(",") if name]
+        return self.split if named in (["entry"], ["middle"], ["output"]) else named
+
+    def deepest_tap(self, model: nn.Module, x: Tensor) -> str:
+        """The name of the last module, in the order of execution, that a head reads; the model is left as it was.
+
+        Raises:
+            SplitError: the network cannot be tapped there.
+        """
+        audit = amint.attach(model, external=x, split=self.taps(), seed=self.seed)
+        audit.detach()
+        return audit.points[-1].name

@@ -1,0 +1,242 @@
+"""What the recipes share: who plays which role, where images lie, what is refused, what is resumed."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import amint
+from amint.datasets import faces
+from amint.errors import InputError, SplitError, UsageError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+LOOK = amint.Preprocessing(mean=(0.5,), std=(0.5,))
+HALF = amint.HardNegatives(amint.horizontal_flip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recipes():
+    """The recipes import each other as scripts do."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(RECIPES))
+    yield
+    sys.path.remove(str(RECIPES))
+    for name in set(sys.modules) - before:
+        if (RECIPES / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def settings(**changes):
+    from settings import Settings
+
+    given = {"data_root": Path("data"), "out": Path("out"), "members": 40, "external": 60, "calibration": 30}
+    return Settings(**given | {"arch": "test_resnet", "device": "cpu", "batch": 16, "epochs": 1} | changes)
+
+
+def pool(n=200, **changes):
+    from common import Pool
+
+    images = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8)
+    return replace(Pool(images, torch.arange(n) % 5, LOOK, HALF, lambda x: x), **changes)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"epochs": 0}, "--epochs must be at least 1, found 0"),
+        ({"members": 1}, "--members must be at least 2, found 1"),
+        ({"calibration": 18}, "--calibration must be at least 19"),
+        ({"most_unseen": 0}, "--most-unseen must be at least 1"),
+        ({"lambda_": 0.0}, "--lambda must be positive and finite, found 0.0"),
+        ({"tap_lr": float("inf")}, "--tap-lr must be positive"),
+        ({"arch": "resnet51"}, "no network 'resnet51'; near names: .*resnet50"),
+        ({"device": "gpu"}, "--device gpu cannot be used here .* --device cpu always can"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_read(wrong, message):
+    with pytest.raises(UsageError, match=message):
+        settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--data-root", "nowhere"], "MNIST"),
+        (["--data-root", "nowhere", "--epochs", "0"], "--epochs"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_without_a_traceback(options, message, tmp_path):
+    command = [sys.executable, RECIPES / "mnist.py", "--smoke", "--out", tmp_path, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_more_rows_than_there_are_and_too_few_left_over():
+    from common import Parts
+
+    with pytest.raises(UsageError, match="ask for fewer"):
+        Parts.of(settings(members=150), pool())
+    with pytest.raises(UsageError, match="20 calibration and 0 unseen rows are left"):
+        Parts.of(settings(members=100, external=80, calibration=20), pool())
+    with pytest.raises(UsageError, match="5 calibration and 13 unseen rows are left"):
+        Parts.of(settings(), pool(groups=torch.arange(200) // 6))
+
+
+def test_copies_of_a_member_play_no_other_role():
+    from common import Parts
+
+    alike = pool()
+    alike.images[1::2] = alike.images[::2]
+    parts = Parts.of(settings(), alike)
+    marks = [set(rows.marks().tolist()) for rows in (parts.members, parts.external, parts.calibration, parts.unseen)]
+    members, external, calibration, unseen = marks
+    assert parts.members.n == 40
+    assert 0 < parts.external.n < 60
+    assert not members & (external | calibration | unseen)
+    assert not external & (calibration | unseen)
+    amint.check_disjoint(members=parts.members, external=parts.external, calibration=parts.calibration)
+
+
+def test_images_are_held_in_one_block_if_they_fit_and_read_as_they_go_if_not(tmp_path, monkeypatch):
+    import data
+    from common import Parts
+
+    random = np.random.default_rng(0)
+    for number in range(200):
+        (tmp_path / str(number % 5)).mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(
+            tmp_path / str(number % 5) / f"{number}.png"
+        )
+    files = faces(tmp_path, size=16)
+    source = pool(images=files, labels=files.labels)
+    fitting = Parts.of(settings(), source)
+    monkeypatch.setattr(data, "room", lambda device: 130 * 3 * 256 - 1)
+    reading = Parts.of(settings(most_unseen=30), source)
+    assert isinstance(fitting.members.images, torch.Tensor)
+    assert isinstance(reading.members.images, type(files))
+    for role in ("members", "external", "calibration"):
+        (a, ya), (b, yb) = (next(iter(getattr(parts, role))) for parts in (fitting, reading))
+        assert torch.equal(a, b)
+        assert torch.equal(ya, yb)
+    monkeypatch.setattr(data, "room", lambda device: 160 * 3 * 256)
+    assert len(Parts.of(settings(most_unseen=30), source).members.images) == 160, "rows without a role are not read"
+    x, _ = next(iter(reading.members.shuffled(16)))
+    assert x.shape == (16, 3, 16, 16)
+
+
+def test_room_is_half_of_what_is_free():
+    from data import room
+
+    assert 2**20 < room("cpu") < 2**50
+
+
+def test_classes_are_counted_in_the_whole_data_set():
+    from common import Parts
+
+    rare = pool()
+    rare.labels[:] = 0
+    rare.labels[7] = 11
+    assert Parts.of(settings(), rare).network(settings()).get_classifier().out_features == 12
+
+
+def test_the_deepest_tap_does_not_depend_on_the_order_of_names():
+    from common import Parts
+
+    use = settings(split="layer2,layer1", arch="resnet10t")
+    parts = Parts.of(use, pool())
+    model, (x, _) = parts.network(use), next(iter(parts.members))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert use.deepest_tap(model, x[:2]) == "layer2"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(SplitError, match="nowhere"):
+        settings(split="nowhere", arch="resnet10t").deepest_tap(model, x[:2])
+
+
+def test_layers_up_to_a_tap_without_weights_are_those_before_it():
+    from training import layers_up_to
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    assert len(layers_up_to("2", model)) == 4
+    assert len(layers_up_to("3", model)) == 6
+    assert layers_up_to("4", model) == set(model.parameters())
+
+
+def test_the_paper_knows_its_networks_by_family():
+    from paper import Paper
+
+    paper = Paper(10, 20, {"xception entry": (0.1, 0.2), "vit entry": (0.3, 0.4), "resnet50 middle": (0.5, 0.6)})
+    assert paper.of(settings(arch="legacy_xception")) == (0.1, 0.2)
+    assert paper.of(settings(arch="vit_tiny_patch16_224")) == (0.3, 0.4)
+    assert paper.of(settings(arch="resnet50", split="middle")) == (0.5, 0.6)
+    for other in ("mobilevit_s", "resnet10t"):
+        assert paper.of(settings(arch=other)) is None
+
+
+def test_runs_are_resumed_wherever_the_data_lies_and_after_a_torn_line(tmp_path):
+    from lines import KEYS
+    from repeated import repeated
+
+    made = []
+
+    def line(use, data):
+        made.append(use.seed)
+        return dict.fromkeys(KEYS, (0.5, 0.4, 0.6))
+
+    lines = {"one": line, "two": line}
+    repeated(lines, settings(data_root=Path("../data")), None, 1, tmp_path)
+    journal = tmp_path / "runs.jsonl"
+    journal.write_text(journal.read_text() + '{"name": "one", "se')
+    again = repeated(lines, settings(data_root=Path("/data")), None, 2, tmp_path)
+    assert made == [0, 0, 1, 1]
+    assert again["two"]["auroc"] == (0.5, 0.4, 0.6)
+    assert [json.loads(text).get("seed") for text in journal.read_text().splitlines()] == [None, 0, 0, 1, 1]
+    with pytest.raises(SystemExit, match="holds runs with other settings"):
+        repeated(lines, settings(epochs=2), None, 1, tmp_path)
+    journal.write_text("")
+    with pytest.raises(SystemExit, match="is empty; remove it"):
+        repeated(lines, settings(), None, 1, tmp_path)
+
+
+def test_the_weight_of_the_mint_loss_follows_its_schedule():
+    from levers import Scheduled
+
+    balance = Scheduled.over(settings(lambda_=2.0), 0.1, 1)()
+    task, mint = torch.tensor(4.0), torch.tensor(3.0)
+    totals = [float(balance.combine(task, mint)) for _ in range(4)]
+    assert totals == pytest.approx([1.2, 2.1, 3.0, 3.0])
+
+
+def test_damaged_test_signs_are_not_taken_for_missing_ones(tmp_path, monkeypatch):
+    import gtsrb
+
+    def read(root, *, train, size):
+        if not train:
+            raise InputError("damaged")
+        return torch.zeros(1), torch.zeros(1), None
+
+    monkeypatch.setattr(gtsrb, "gtsrb", read)
+    assert gtsrb.pool(settings(data_root=tmp_path)).test is None
+    (tmp_path / "gtsrb").mkdir()
+    (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("")
+    with pytest.raises(InputError, match="damaged"):
+        gtsrb.pool(settings(data_root=tmp_path))
+
+
+@pytest.mark.parametrize("orl", [True, False])
+def test_other_faces_are_not_set_beside_the_papers(orl, monkeypatch, tmp_path):
+    import casia_webface
+
+    told = []
+    monkeypatch.setattr(casia_webface, "pool", lambda use: None)
+    monkeypatch.setattr(casia_webface, "run_row", lambda use, pool, paper: told.append(paper.of(use)))
+    casia_webface.main(casia_webface.Casia(data_root=tmp_path, orl=orl))
+    assert told == [None if orl else (0.86, 0.15)]
