@@ -97,7 +97,7 @@ class AttackControl:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Attacks side by side, on the same samples with the same statistics.
 
@@ -134,6 +134,9 @@ class Comparison:
             if result.name == name:
                 return result
         raise UsageError(f"this comparison has no attack {name!r}; it has {[result.name for result in self.attacks]}")
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.attacks)} attacks. {self.sentence()}>"
 
     @property
     def ranked(self) -> tuple[AttackResult, ...]:

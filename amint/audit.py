@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from amint.split import TapPoint, tap_modules
 __all__ = ["Audit"]
 
 _MOST_MEMBERS = 20_000
+_log = logging.getLogger("amint")
 
 
 class Audit:
@@ -227,6 +229,14 @@ class Audit:
         records = self.recorded()
         if self._calibrated_weights not in (None, bundle.digests(self.backbone, self.head)):
             raise UsageError("the model changed after audit.calibrate(); calibrate again, then save")
+        how = described(self.backbone, architecture, self.input_shape)
+        lacking = {
+            "how to build the model (architecture=)": how,
+            "how files become inputs (preprocessing=)": preprocessing,
+        }
+        unsaid = [what for what, said in lacking.items() if said is None]
+        if unsaid:
+            _log.warning("files cannot be verified with %s by itself: it does not say %s", path, " nor ".join(unsaid))
         return bundle.save(
             path,
             backbone=self.backbone,
@@ -236,7 +246,7 @@ class Audit:
             training=self.trained(),
             facts={"members_seen": self.ledger.count("members"), **self.facts, "controls": self.training_controls()},
             preprocessing=preprocessing,
-            architecture=described(self.backbone, architecture, self.input_shape),
+            architecture=how,
             input_shape=self.input_shape,
             measure=self.measure,
         )

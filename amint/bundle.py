@@ -113,7 +113,7 @@ def save(
     """
     target = Path(path)
     check_replaceable(target)
-    _check_preprocessing(preprocessing, input_shape)
+    check_preprocessing(preprocessing, input_shape)
     files = _weight_files(backbone, head)
     files["calibration.safetensors"] = _packed(records.to_tensors())
     files["training.safetensors"] = _packed(training.to_tensors())
@@ -225,7 +225,7 @@ def _check_values(bundle: Bundle) -> None:
         raise UsageError(f"the shape of an input is {list(shape)}")
     if head_config(bundle.points).taps != bundle.head.taps:
         raise UsageError("its MINT head does not read what its taps give")
-    _check_preprocessing(bundle.preprocessing, shape)
+    check_preprocessing(bundle.preprocessing, shape)
     facts, libraries = manifest["facts"], manifest["libraries"]
     if not isinstance(facts, dict) or not isinstance(libraries, dict):
         raise UsageError("its facts or libraries are not named values")
@@ -241,13 +241,17 @@ def _check_values(bundle: Bundle) -> None:
             raise UsageError(f"the {name} of its probe are not numbers")
 
 
-def _check_preprocessing(preprocessing: Preprocessing | None, shape: Sequence[int]) -> None:
+def check_preprocessing(preprocessing: Preprocessing | None, shape: Sequence[int]) -> None:
+    """Raise UsageError if a preprocessing does not make inputs of this shape, without the batch dimension."""
     if preprocessing is None:
         return
     channels, size = preprocessing.channels, preprocessing.size
     if len(shape) != 3 or channels != shape[0] or size not in (None, tuple(shape[1:])):
         made = f"{channels} x any size" if size is None else " x ".join(map(str, (channels, *size)))
-        raise UsageError(f"the preprocessing makes inputs of {made}, but the model takes {' x '.join(map(str, shape))}")
+        raise UsageError(
+            f"the preprocessing makes inputs of {made}, but the model takes {' x '.join(map(str, shape))}; "
+            "give Preprocessing the model's size=(height, width) and channels="
+        )
 
 
 def _weight_files(backbone: nn.Module, head: MintHead) -> dict[str, bytes]:

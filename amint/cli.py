@@ -196,14 +196,18 @@ def verify(
         audit = load(bundle, allow_import=allow_import, public_key=public_key)
         out.mkdir(parents=True, exist_ok=True)
         journal = out / "journal.jsonl"
-        verdict = judge(
-            audit,
-            submitted,
-            alpha=alpha,
-            by_class=by_class,
-            journal=journal,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        try:
+            verdict = judge(
+                audit,
+                submitted,
+                alpha=alpha,
+                by_class=by_class,
+                journal=journal,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            console.err.print("Interrupted. The same command goes on where it was.")
+            raise
     shown = thumbnails(submitted, pictured(verdict))
     page = write_report(verdict, audit.calibrated(), out / "report.html", thumbnails=shown)
     paths = [*verdict.write(out), page]

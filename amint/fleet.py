@@ -44,7 +44,7 @@ _FORMAT = {"format": "amint-fleet", "version": 2}
 _OF_ALL = {f"reference_{name}": name for name in (POSTERIORS - {"top3"}) | QUERIED}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fleet:
     """Reference models of one kind, each trained on a random half of a pool of samples.
 
@@ -63,6 +63,9 @@ class Fleet:
     members: NDArray[np.bool_]
 
     provides = frozenset({*_OF_ALL, "reference_in", "shadow_top3", "shadow_in"})
+
+    def __repr__(self) -> str:
+        return f"<Fleet of {self.k} reference models for {len(self.marks):,} rows in {self.path}>"
 
     @staticmethod
     def load(path: str | Path, make_module: Callable[[], nn.Module]) -> Fleet:

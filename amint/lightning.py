@@ -23,6 +23,7 @@ from amint.architecture import Architecture
 from amint.auditable import Auditable
 from amint.balance import Balance, GradientBalance
 from amint.batches import Source, refuse_generator
+from amint.bundle import check_preprocessing
 from amint.commitments import Commitment
 from amint.errors import UsageError
 from amint.heads import HeadSize
@@ -157,6 +158,7 @@ class ActiveMint(L.Callback):
                 f"configure_optimizers leaves out {len(left_out)} parameters of the MINT head ({left_out[0]}, ...): "
                 f"give the optimizer {'.'.join(filter(None, ['self', self._backbone, 'parameters()']))}"
             )
+        check_preprocessing(self._preprocessing, audit.input_shape)
         with isolate_rng():
             audit.check_calibration(self._calibration)
 

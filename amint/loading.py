@@ -41,7 +41,8 @@ def load(
         if contents.architecture is None:
             raise BundleError(
                 f"{path} does not say how to build its model; pass one: amint.load(path, model=MyModel()), or save it "
-                "with architecture="
+                'with architecture=amint.Architecture("import", "my_package.models:MyModel") and allow that import: '
+                "--allow-import my_package.models:MyModel"
             )
         # Building draws random numbers, and loading must not change what the caller draws next.
         with torch.random.fork_rng(devices=[]):

@@ -69,6 +69,8 @@ class Reader:
             UsageError: the model cannot take inputs of this shape.
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
         """
+        if not isinstance(x, Tensor):
+            raise UsageError(f"expected preprocessed inputs, a tensor [n, ...]; found {type(x).__name__}")
         # Kernels choose another order of summation for another batch size, so that size is always the same.
         parts = []
         for rows in x.split(_ROWS):

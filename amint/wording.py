@@ -95,11 +95,11 @@ def _singly(verdict: Verdict, n: int) -> list[str]:
     if n > 1 and verdict.used:
         they = (
             "1 sample stands out on its own" if verdict.used == 1 else f"{verdict.used} samples stand out on their own"
-        )
+        ) + ", after correction for their number"
         but = "" if verdict.decision == "used" else "But "
         said.append(f"{but}{they}; on average, at most {_rate(verdict)} of samples like these are false alarms.")
     elif n > 1:
-        said.append("No sample stands out on its own.")
+        said.append("No sample stands out on its own, after correction for their number.")
     if verdict.decision != "used":
         rest = "it was" if n == 1 else "the others were" if verdict.used else "they were"
         said.append(f"This does not show that {rest} not used.")

@@ -62,7 +62,7 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "no label smoothing": Audited({"label_smoothing": 0.0}),
         "no augmentation": Audited({"augment": False}),
         "taps as fast as the rest": Audited({"tap_lr": use.lr}),
-        "running average of weights": Audited(averaged=0.99),
+        "running average of weights": Audited(averaged=0.95, finish=member_statistics),
         "batch statistics of members alone": Audited(finish=member_statistics),
         "a new head on the finished network": Audited(finish=new_head),
         "a new head, trained three times as long": Audited(finish=partial(new_head, times=3)),

@@ -73,6 +73,11 @@ def main(
     def make() -> Classifier:
         return Classifier(x.shape[1], x.shape[2], width)
 
+    pool = TensorDataset(x[inside + outside], y[inside + outside])
+    fleet = amint.train_references(
+        make, pool, out=out / "references", max_epochs=epochs, k=references, seed=seed, batch_size=100,
+        trainer_arguments=quiet,
+    )  # fmt: skip
     L.seed_everything(seed, verbose=False)
     module = make()
     callback = amint.ActiveMint(
@@ -88,11 +93,6 @@ def main(
     )
     loader = DataLoader(trained, 100, shuffle=True)
     L.Trainer(max_epochs=epochs, callbacks=[callback], **quiet).fit(module, loader)
-    pool = TensorDataset(x[inside + outside], y[inside + outside])
-    fleet = amint.train_references(
-        make, pool, out=out / "references", max_epochs=epochs, k=references, seed=seed, batch_size=100,
-        trainer_arguments=quiet,
-    )  # fmt: skip
     if callback.audit is None:
         raise SystemExit("training was stopped before it began")
     few = [FewKnown(attack, most) for attack in (Rmia("online"), InfoRmia("online")) for most in FEW]

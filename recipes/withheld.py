@@ -116,7 +116,7 @@ def main(
         numbers = [row["declared"]["head"], *(row["withheld"][name] for name in MARKS)]
         said = f"{verdict.decision}{' (!)' if verdict.contradiction else ''}"
         table.add_row(
-            row["case"], *("{:.3f}\n{:.2f}–{:.2f}".format(*n) for n in numbers), said, str(row["unaccounted_updates"])
+            row["case"], *("{:.3f}\n{:.2f}–\n{:.2f}".format(*n) for n in numbers), said, str(row["unaccounted_updates"])
         )
         audit.detach()
     console.print(table, "(!) the head and the model's confidence contradict each other")

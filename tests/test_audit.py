@@ -279,3 +279,9 @@ def test_the_calibration_is_sorted_once_for_all_calls():
     before = audit.calibrated()
     assert audit.calibrate(images(20, seed=77)) is audit.calibrated()
     assert audit.calibrated() != before
+
+
+@pytest.mark.parametrize("wrong", ["pictures/", None, [1.0]])
+def test_only_tensors_are_read(wrong):
+    with pytest.raises(UsageError, match="a tensor"):
+        audit_of().read(wrong)

@@ -1,5 +1,6 @@
 import copy
 import random
+import re
 
 import numpy as np
 import pytest
@@ -270,3 +271,24 @@ def test_preprocessing_must_make_the_model_s_inputs(tmp_path, preprocessing):
     with pytest.raises(UsageError, match=r"the preprocessing makes inputs of .*, but the model takes 3 x 16 x 16"):
         audit_of().save(tmp_path / "a", preprocessing=preprocessing)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options, lacking",
+    [
+        ({}, "architecture=.* nor .*preprocessing="),
+        ({"preprocessing": Preprocessing(size=(16, 16))}, "architecture="),
+        (
+            {
+                "preprocessing": Preprocessing(size=(16, 16)),
+                "architecture": Architecture("import", "audit_toys:ToyNet"),
+            },
+            "",
+        ),
+    ],
+)
+def test_saving_says_what_a_bundle_lacks_to_verify_files(tmp_path, caplog, options, lacking):
+    audit_of().save(tmp_path / "a", **options)
+    said = [record.getMessage() for record in caplog.records if record.name == "amint"]
+    assert len(said) == bool(lacking)
+    assert not lacking or re.search(f"files cannot be verified with .*{lacking}", said[0])

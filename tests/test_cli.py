@@ -281,6 +281,18 @@ def test_an_interrupted_command_just_ends(run, monkeypatch):
     assert run("inspect", "x") == (130, "", "")
 
 
+def test_an_interrupted_verification_says_how_to_go_on(run, bundle, tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "submitted", 3)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("amint.verification.verify", interrupt)
+        assert run("verify", bundle, folder) == (130, "", "Interrupted. The same command goes on where it was.\n")
+    assert run("verify", bundle, folder)[0] == 0
+
+
 def test_a_terminal_without_unicode(run, bundle, tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / "submitted", 1)
     picture().save(folder / "画像.png")

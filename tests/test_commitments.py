@@ -328,11 +328,13 @@ def test_other_files_are_refused(tmp_path, content):
             read(tmp_path)
 
 
-def test_the_draw_is_recorded_and_can_be_repeated():
+def test_the_draw_is_recorded_and_can_be_repeated(tmp_path):
     pool, roles, parts = drawn()
     public = commit(**parts, roles=roles).public()
     again = check_roles(json.loads(json.dumps(public)), 30)
     assert again == roles
+    commit(**parts, roles=roles).publish(tmp_path / "public.json")
+    assert check_roles(tmp_path / "public.json", 30) == check_roles(str(tmp_path / "public.json"), 30) == roles
     assert public["draw"]["seed"] == 7
     proof = prove(commit(**parts, roles=roles), pool[roles.calibration[3]])
     assert again.calibration[proof.place] == roles.calibration[3]

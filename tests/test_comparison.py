@@ -283,6 +283,8 @@ def test_a_model_with_a_head_is_compared_and_left_as_it_was():
 
 def test_json_round_trip_and_csv(everything):
     assert Comparison.from_json(everything.to_json()) == everything
+    assert everything.sentence() in repr(everything)
+    assert len(repr(everything)) < 2_000
     lines = list(csv.DictReader(io.StringIO(everything.to_csv())))
     assert [line["attack"] for line in lines] == [result.name for result in everything.attacks]
     for line, result in zip(lines, everything.attacks, strict=True):

@@ -174,6 +174,8 @@ def test_no_cell_is_a_formula(start):
     assert row["score"] == "-1.5"
 
 
+CORRECTED = ", after correction for their number"
+# Without these words, which follow wherever samples stand out.
 SENTENCES = {
     "Used: taken together, the 37 judged samples score higher than data that was not used would (p = 0.00021; accepted "
     "false-alarm rate 1%). 12 samples stand out on their own; on average, at most 1% of samples like these are false "
@@ -208,7 +210,9 @@ SENTENCES = {
 
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_sentences(sentence):
-    assert SENTENCES[sentence].sentence() == sentence
+    said = SENTENCES[sentence].sentence()
+    assert said.replace(CORRECTED, "") == sentence
+    assert said.count(f" own{CORRECTED}") == said.count(" own") == sentence.count(" own")
 
 
 @given(VERDICT)

@@ -212,3 +212,10 @@ def test_the_calibration_that_was_committed_to_trains_and_is_recorded_as_found()
 def test_calibration_that_can_be_read_only_once_is_refused_at_once():
     with pytest.raises(UsageError, match="the calibration data is a generator, which gives its rows only once"):
         active_mint(calibration=iter(CALIBRATION.split(10)))
+
+
+def test_a_preprocessing_that_does_not_fit_is_found_before_the_first_step(tmp_path):
+    lit = Counting()
+    callback = active_mint(bundle=tmp_path / "x.amint", preprocessing=amint.Preprocessing(size=(5, 5)))
+    assert_refused(lit, [callback], UsageError, r"makes inputs of 3 x 5 x 5, .* give Preprocessing the model's size=")
+    assert lit.steps == 0

@@ -82,11 +82,11 @@ def read_public(path: str | Path) -> dict[str, Any]:
     return check_public(read_json(path))
 
 
-def check_roles(public: Mapping[str, Any], n: int, groups: Tensor | ArrayLike | None = None) -> Roles:
+def check_roles(public: Mapping[str, Any] | str | Path, n: int, groups: Tensor | ArrayLike | None = None) -> Roles:
     """Draw the roles again from the recorded seed.
 
     Args:
-        public: the commitment's public part.
+        public: the commitment's public part, or the path of its file.
         n: how many samples there were to draw from.
         groups: ``[n]``, for roles that were drawn in groups: the owner's own column. The commitment holds its hash.
 
@@ -96,7 +96,7 @@ def check_roles(public: Mapping[str, Any], n: int, groups: Tensor | ArrayLike | 
     Raises:
         InputError: no draw is recorded, it was for another ``n`` or other groups, or the seed does not give it.
     """
-    recorded = check_public(public)["draw"]
+    recorded = (read_public(public) if isinstance(public, str | Path) else check_public(public))["draw"]
     if recorded is None:
         raise InputError("this commitment records no draw of its roles: they were chosen in another way")
     if recorded.get("n") != n:
