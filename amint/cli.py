@@ -23,6 +23,7 @@ from amint import __version__
 from amint.commands import console, trust
 from amint.commands.tables import bundle_table, demo_table, verdict_table
 from amint.errors import AmintError, UsageError
+from amint.next_steps import next_steps
 from amint.wording import fine_print
 
 __all__ = ["app", "main"]
@@ -213,7 +214,7 @@ def verify(
     paths = [*verdict.write(out), page]
     console.out.print(verdict_table(verdict, rows))
     console.say(verdict.sentence(), style="bold")
-    for line in fine_print(verdict):
+    for line in [*fine_print(verdict), *next_steps(verdict)]:
         console.say(line)
     Journal.discard(journal)
     console.say(f"Wrote {', '.join(map(str, paths))}.")

@@ -16,6 +16,7 @@ from amint import wording
 from amint.errors import UsageError
 from amint.findings import Control, Provenance, SetTest
 from amint.items import Decision, Evidence, Items, by_rank
+from amint.next_steps import next_steps
 from amint.result_files import as_csv, as_json, read_result, write_result
 
 __all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Items", "Provenance", "SetTest", "Verdict", "by_rank"]
@@ -108,7 +109,7 @@ class Verdict:
             "flagged": self.flagged,
             "used": self.used,
         }
-        said = {"sentence": self.sentence(), "contradiction": self.contradiction}
+        said = {"sentence": self.sentence(), "contradiction": self.contradiction, "next_steps": next_steps(self)}
         return {"schema": SCHEMA, **said, "counts": counts} | {
             part.name: getattr(self, part.name) for part in fields(self)
         }

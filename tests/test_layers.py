@@ -72,6 +72,7 @@ ARRAYS = {
     "items",
     "lower_bound",
     "metrics",
+    "next_steps",
     "power",
     "ranksum",
     "result_files",

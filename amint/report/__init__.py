@@ -17,6 +17,7 @@ from amint.evidence import HEAD, SCHEMA, Verdict
 from amint.history import Curves
 from amint.items import Items, by_rank
 from amint.metrics import auroc_interval, balanced_accuracy_interval, tpr_at_fpr_interval
+from amint.next_steps import next_steps
 from amint.report import parts
 from amint.report.figures import roc_plot, score_histogram
 from amint.report.parts import pictured
@@ -69,6 +70,7 @@ def write_report(
         path,
         "verdict.html.j2",
         verdict=verdict,
+        steps=next_steps(verdict),
         schema=SCHEMA,
         word=_plain(word),
         rest=_plain(rest),

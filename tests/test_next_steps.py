@@ -1,0 +1,61 @@
+from dataclasses import replace
+
+import pytest
+from test_evidence import verdict
+
+from amint.evidence import Control, Provenance, SetTest
+from amint.next_steps import next_steps
+
+POWER = {"needed": 200}
+SAVED = Provenance(bundle_sha256="ab", weights_sha256="cd", method="active", signature="The bundle is not signed.")
+
+
+def told(one, **parts):
+    return " ".join(next_steps(replace(one, **parts)))
+
+
+def test_a_bundle_is_to_be_compared_with_the_model_in_use():
+    assert "weights' SHA-256" in told(verdict(), provenance=SAVED)
+    assert "not signed" in told(verdict(), provenance=SAVED)
+    assert "Nothing was committed" in told(verdict(), provenance=SAVED)
+    sound = replace(SAVED, signature="Signed with 01.", commitment="ef")
+    assert next_steps(replace(verdict(), provenance=sound)) == [
+        "Compare the weights' SHA-256 in this verdict with that of the model in use: a bundle vouches for its own."
+    ]
+    assert "SHA-256" not in told(verdict()), "a model in memory has none"
+
+
+def test_too_few_samples():
+    few = verdict("no evidence", 0.4, judged=37)
+    assert "37 were judged, and it takes about 200" in told(few, power=POWER)
+    assert "more samples" not in told(few, power={"needed": 30})
+    assert "more samples" not in told(few, power={"needed": None})
+    assert "audit.evaluate" in told(few)
+    assert "more samples" not in told(verdict(), power=POWER), "nothing is missing"
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("blind baseline", "before anything converted"),
+        ("members against external", "external data must come from"),
+        ("control against control", "another calibration"),
+        ("duplicates", "has not used as calibration"),
+        ("a control of another version", ""),
+    ],
+)
+def test_every_control_that_fails_has_a_remedy(name, said):
+    failed = Control(name, "failed", "It failed.")
+    steps = next_steps(replace(verdict("cannot tell"), controls=(failed,), provenance=SAVED))
+    assert said in steps[0]
+    assert told(verdict(), controls=(replace(failed, outcome="passed"),)) == told(verdict())
+
+
+def test_what_could_not_be_read():
+    [step] = next_steps(verdict("cannot tell", None, judged=0, rejected=3))
+    assert "can be read" in step
+
+
+def test_a_contradiction_is_a_question_to_the_owner():
+    tests = tuple(SetTest(name, p, p, 0.5, 0.4, 0.6, 0, 9) for name, p in (("MINT head", 0.6), ("confidence", 0.001)))
+    assert "what else the model was trained on" in told(verdict(judged=9), tests=tests)
