@@ -87,6 +87,8 @@ def main(
         split=["entry", "middle"],
         balance=amint.Weighted(),
         ratio=2.0,
+        # So many members take more units than the default head has.
+        head=amint.HeadSize(width=64, hidden=256, pool=8) if images.shape[1] == 3 else None,
         negatives=amint.HardNegatives(amint.horizontal_flip, members=True) if images.shape[1] == 3 else None,
         bundle=None,
         seed=seed,
