@@ -281,7 +281,8 @@ def test_false_alarms_are_as_rare_as_promised(knowing):
     pool = images(12_000, seed=31)
     before, knowing.records = knowing.records, None
     knowing.calibrate(pool)
-    known = {name: column for name, column in vars(knowing.records).items() if column is not None}
+    columns = {part.name: getattr(knowing.records, part.name) for part in dataclasses.fields(knowing.records)}
+    known = {name: column for name, column in columns.items() if column is not None}
     dice = np.random.default_rng(0)
     flagged, whole, any_of_four = [], [], []
     try:
