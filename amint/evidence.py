@@ -76,6 +76,16 @@ class Verdict:
         return self._items.take(~np.isnan(self._items.numbers("score")))
 
     @property
+    def rejected(self) -> Items:
+        """The items that have none."""
+        return self._items.take(np.isnan(self._items.numbers("score")))
+
+    @property
+    def counted(self) -> int:
+        """How many judged items the set-level tests count: copies, exact and near, once."""
+        return self.tests[0].samples if self.tests else 0
+
+    @property
     def flagged(self) -> int:
         """How many items have a p-value of at most alpha, taken one by one."""
         return int((self._items.numbers("p_value") <= self.alpha).sum())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Control", "Outcome", "Provenance", "SetTest"]
+__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest"]
 
 Outcome = Literal["passed", "failed", "not checked"]
+# What a provenance says of a bundle without a signature.
+NOT_SIGNED = "The bundle is not signed."
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from amint.findings import NOT_SIGNED
+
 if TYPE_CHECKING:
     from amint.evidence import Verdict
 
@@ -36,7 +38,7 @@ def next_steps(verdict: Verdict) -> list[str]:
 def _more_samples(verdict: Verdict) -> list[str]:
     if not verdict.power:
         return ["Ask the owner for audit.evaluate, which says how many samples a verdict on this model takes."]
-    needed, counted = verdict.power.get("needed") or 0, max((test.samples for test in verdict.tests), default=0)
+    needed, counted = verdict.power.get("needed") or 0, verdict.counted
     if needed > counted:
         return [f"Submit more samples of the same origin: {counted:,} were judged, and it takes about {needed:,}."]
     return []
@@ -48,7 +50,7 @@ def _origin(verdict: Verdict) -> list[str]:
         steps.append(
             "Compare the weights' SHA-256 in this verdict with that of the model in use: a bundle vouches for its own."
         )
-    if origin.bundle_sha256 is not None and origin.signature == "The bundle is not signed.":
+    if origin.bundle_sha256 is not None and origin.signature == NOT_SIGNED:
         steps.append("The bundle is not signed: make sure of its SHA-256 by another way than the one it came.")
     if origin.commitment is None:
         steps.append("Nothing was committed to before training: who was calibration data is the owner's word alone.")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from amint.errors import BundleError, InputError, UsageError
+from amint.findings import NOT_SIGNED
 from amint.regular_files import read_regular
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SignatureStatus:
     def sentence(self) -> str:
         """For people."""
         if self.public_key is None:
-            return "The bundle is not signed."
+            return NOT_SIGNED
         if self.state == "self-signed":
             return f"The bundle is signed with the key {self.public_key}; whose that is was not checked."
         return f"The bundle is signed with the expected key {self.public_key}."

@@ -15,7 +15,7 @@ from amint.calibration import Calibration
 from amint.errors import UsageError
 from amint.evidence import HEAD, SCHEMA, Verdict
 from amint.history import Curves
-from amint.items import Items, by_rank
+from amint.items import by_rank
 from amint.metrics import auroc_interval, balanced_accuracy_interval, tpr_at_fpr_interval
 from amint.next_steps import next_steps
 from amint.report import parts
@@ -61,8 +61,7 @@ def write_report(
     if broken:
         raise UsageError(f"thumbnails must be the bytes of PNG files; {broken[0]!r} is something else")
     judged, n_judged = by_rank(verdict.judged), len(verdict.judged)
-    items = Items.of(verdict.items)
-    rejected = items.take(np.isnan(items.numbers("score")))
+    rejected = verdict.rejected
     word, _, rest = verdict.sentence().partition(": ")
     last = judged[max(_MOST_SUSPICIOUS, n_judged - _LEAST_SUSPICIOUS) :]
     compared_by_class = parts.by_class(verdict, calibration)

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from amint.calibration import Calibration
-from amint.evidence import HEAD, Verdict
+from amint.evidence import Verdict
 from amint.items import Evidence, Items, by_rank
 from amint.report.figures import p_value_plot, power_plot, roc_plot, score_histogram
 
@@ -20,7 +20,8 @@ _MOST_PICTURED = 12
 
 def distinct(verdict: Verdict) -> Items:
     """What was judged, without copies."""
-    return verdict.judged.take(~verdict.judged.are_copies())
+    judged = verdict.judged
+    return judged.take(~judged.are_copies())
 
 
 def pictured(verdict: Verdict) -> tuple[str, ...]:
@@ -66,9 +67,7 @@ def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
                 among="calibration data",
             )
     if verdict.power and verdict.power["points"]:
-        # Near copies do not make a test stronger.
-        counted = next((test.samples for test in verdict.tests if test.name == HEAD), 0)
-        found["power"] = power_plot("power", verdict.power, counted)
+        found["power"] = power_plot("power", verdict.power, verdict.counted)
     return found
 
 
