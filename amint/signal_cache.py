@@ -84,7 +84,7 @@ def _read(path: Path) -> Columns | None:
 
 def _write(path: Path, columns: Columns) -> None:
     with whole_file(path) as file:
-        np.savez(file, **cast(Any, columns))
+        np.savez(file, **cast(Any, {name: columns[name] for name in sorted(columns)}))
 
 
 @contextmanager
