@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from amint.lightning import ActiveMint
     from amint.loading import load
     from amint.lower_bound import epsilon_lower_bound, one_run_audit
-    from amint.negatives import HardNegatives, horizontal_flip, one_pixel_shift
+    from amint.negatives import HardNegatives, Moved, horizontal_flip, one_pixel_shift
     from amint.preprocessing import Preprocessing
     from amint.readers import ImageFiles
     from amint.references import train_references
@@ -79,6 +79,7 @@ _HOMES = {
     "HashRegister": "hash_register",
     "HeadSize": "heads",
     "ImageFiles": "readers",
+    "Moved": "negatives",
     "NormalisedByFirst": "balance",
     "NormalisedByRunningMean": "balance",
     "Preprocessing": "preprocessing",
@@ -130,6 +131,7 @@ __all__ = [
     "HashRegister",
     "HeadSize",
     "ImageFiles",
+    "Moved",
     "NormalisedByFirst",
     "NormalisedByRunningMean",
     "Preprocessing",

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from amint.accounting import Accounting
@@ -17,6 +18,7 @@ from amint.batches import Source
 from amint.calibration import Calibration
 from amint.commitments import check_same
 from amint.errors import NonFiniteError, StepError, UsageError
+from amint.head_training import check_training, train_head
 from amint.heads import head_weights, load_head_weights
 from amint.history import History, balanced_accuracy
 from amint.losses import StepLosses, membership_loss, scaled_gradient, what_is_not_finite
@@ -132,6 +134,48 @@ class Auditable(Audit):
             yield
         finally:
             self._plain = None
+
+    def train_head(
+        self,
+        members: Source,
+        *,
+        epochs: int = 30,
+        lr: float = 1e-3,
+        batch_size: int = 64,
+        seed: int = 0,
+        progress: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """Train the head alone for some more epochs, on the model as it now is: cheap, and it no longer moves.
+
+        Call it when the model is trained, before :meth:`calibrate`. External rows and hard negatives are those of
+        :func:`amint.attach`; the model is not changed.
+
+        Args:
+            members: the rows the model was trained on, as it sees them when it is used. A loader's own batches are
+                used; datasets and tensors are shuffled.
+            epochs, lr, batch_size, seed, progress: as in :func:`amint.register`.
+
+        Raises:
+            UsageError: nothing to train on, bad arguments, or several processes.
+            NonFiniteError: the loss became NaN or infinite.
+        """
+        check_training(epochs, lr, batch_size)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            raise UsageError(
+                "audit.train_head() trains in one process, here several are running; their heads would drift apart"
+            )
+        train_head(
+            self,
+            self.mixture,
+            members,
+            History(),
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+        self.facts["head_epochs"] = self.facts.get("head_epochs", 0) + epochs
 
     def paused(self) -> AbstractContextManager[None]:
         """Inside, training-mode forward passes are plain: no external rows, no head (warm-ups, probes)."""

@@ -7,25 +7,20 @@ on members the head was never told about.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from amint.audit import Audit
-from amint.batches import Source, batches_of, inputs_of
+from amint.batches import Source
 from amint.commitments import Commitment, promised
-from amint.errors import NonFiniteError, UsageError
 from amint.external import ExternalStream
+from amint.head_training import check_training, train_head
 from amint.heads import HeadSize, new_head
-from amint.history import History, balanced_accuracy
-from amint.losses import membership_loss
+from amint.history import History
 from amint.mixing import Mixture
 from amint.negatives import HardNegatives
-from amint.seeding import isolated
-from amint.taps import prefix
 from amint.tolerance import Tolerance
 
 __all__ = ["register"]
@@ -71,48 +66,16 @@ def register(
         UsageError: nothing to train on, or bad arguments.
         NonFiniteError: the loss became NaN or infinite.
     """
-    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
-        raise UsageError(f"epochs, batch_size and lr must be positive, got {epochs=}, {batch_size=}, {lr=}")
+    check_training(epochs, lr, batch_size)
     mixture = Mixture.of(ExternalStream(external, seed), ratio, negatives, tolerance)
     points, mint_head, shape = new_head(model, split, mixture.stream.example(), seed, head)
     promise, secret = promised(commitment)
     facts = {"method": "registered", **mixture.facts(), "epochs": epochs, "lr": lr, **promise}
     audit = Audit(model, points, mint_head, shape, facts)
     audit.committed = secret
-    loader = batches_of(members, batch_size, shuffle_seed=seed)
-    optimizer = torch.optim.AdamW(mint_head.parameters(), lr=lr)
-    device, history = audit.device, History()
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    for epoch in range(epochs):
-        losses = []
-        # A loader shuffles, and transforms draw, from the global generators.
-        with isolated(seed, epoch):
-            for batch in loader:
-                x = inputs_of(batch).to(device)
-                rows = mixture.rows(x)
-                views = mixture.views(x)
-                audit.ledger.add("members", x)
-                audit.ledger.add("external", rows[0])
-                maps = prefix(model, audit.taps, torch.cat([x, views, *rows]))
-                logits = mint_head(maps)
-                loss = membership_loss(logits, len(x) + len(views))
-                if not bool(torch.isfinite(loss)):
-                    raise NonFiniteError(
-                        f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                accuracy = balanced_accuracy(logits, len(x) + len(views))
-                history.add(mint_loss=loss, mint_accuracy=accuracy)
-                losses.append(loss.item())
-        if not losses:
-            raise UsageError(
-                "the members' loader yielded nothing; it must give the rows the model was trained on each time it is "
-                "iterated over (a generator gives them once: pass a DataLoader or a dataset)"
-            )
-        schedule.step()
-        if progress is not None:
-            progress(epoch + 1, sum(losses) / len(losses))
+    history = History()
+    train_head(
+        audit, mixture, members, history, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed, progress=progress
+    )
     audit.facts |= history.facts()
     return audit

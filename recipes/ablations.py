@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import cyclopts
 from cifar10 import Cifar10, pool
@@ -35,7 +36,7 @@ class Ablations(Cifar10):
     external: int = 2000
     epochs: int = 24
     seeds: int = 1
-    only: tuple[str, ...] = ()
+    only: Annotated[tuple[str, ...], cyclopts.Parameter(consume_multiple=True)] = ()
     out: Path = Path("runs/ablations")
 
 

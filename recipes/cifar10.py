@@ -8,12 +8,13 @@ negatives, members' too: the head answers for this very picture. The task's augm
 so that "no member" said of a member's mirror image does not mean that the network learned nothing from it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import cyclopts
 from common import Pool
+from data import resized
 from launch import launch
 from paper import Paper
 from row import run_row
@@ -23,7 +24,7 @@ from training import mirrored
 import amint
 from amint.datasets import cifar10
 
-LOOK = amint.Preprocessing(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
+LOOK = amint.Preprocessing(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262), interpolation="bicubic")
 ROWS = {
     "mobilenet entry": (0.86, 0.41), "mobilenet middle": (0.91, 0.41), "mobilenet output": (0.85, 0.33),
     "resnet50 entry": (0.86, 0.53), "resnet50 middle": (0.89, 0.49), "resnet50 output": (0.85, 0.39),
@@ -43,17 +44,19 @@ class Cifar10(Settings):
     members: int = 2000
     external: int = 4000
     calibration: int = 5000
+    side: int = 32
     epochs: int = 30
     ratio: float = 2.0
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 1.0
     out: Path = Path("runs/cifar10")
 
 
-def pool(use: Settings) -> Pool:
+def pool(use: Cifar10) -> Pool:
     """The data set."""
-    (images, labels), test = (cifar10(use.data_root, train=train) for train in (True, False))
+    look = replace(LOOK, size=(use.side, use.side))
+    (images, labels), (others, truth) = (cifar10(use.data_root, train=train) for train in (True, False))
     turned = amint.HardNegatives(amint.horizontal_flip, members=True)
-    return Pool(images, labels, LOOK, turned, mirrored, test=test)
+    return Pool(resized(images, look), labels, look, turned, mirrored, test=(resized(others, look), truth))
 
 
 def main(use: Cifar10) -> None:

@@ -33,7 +33,7 @@ class Pool:
     test: tuple[Tensor, Tensor] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parts:
     """The rows by role, what makes further "not a member" rows of them, and what the task trains on."""
 

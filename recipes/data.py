@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.transforms.functional import to_pil_image
 
 import amint
 from amint.datasets import in_memory
@@ -78,6 +79,13 @@ class Rows:
         return self.take([number for number, keep in zip(self.numbers, kept.tolist(), strict=True) if keep]), marks[
             kept
         ]
+
+
+def resized(images: Tensor, look: amint.Preprocessing) -> Tensor:
+    """uint8 ``[n, c, h, w]`` in the size that the network sees, as files are resized when they are verified."""
+    if look.size in (None, tuple(images.shape[-2:])):
+        return images
+    return torch.stack([look.pixels(to_pil_image(image)) for image in images])
 
 
 def room(device: str) -> int:

@@ -9,26 +9,23 @@ without these hard negatives it knows members by heart but is unsure of what it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import cyclopts
-import torch
 from common import Pool
+from data import resized
 from launch import launch
 from paper import Paper
-from PIL import Image
 from row import run_row
 from settings import Settings
-from torch import Tensor
 from training import jittered
 
 import amint
 from amint.datasets import mnist
 
-# Larger than the digits are: five halvings leave a map of 2 x 2 instead of a single cell.
-LOOK = amint.Preprocessing(size=(36, 36), channels=1, mean=(0.1307,), std=(0.3081,))
+LOOK = amint.Preprocessing(channels=1, mean=(0.1307,), std=(0.3081,))
 ROWS = {
     "mobilenet entry": (0.86, 0.96), "mobilenet middle": (0.88, 0.92), "mobilenet output": (0.82, 0.90),
     "resnet50 entry": (0.83, 0.97), "resnet50 middle": (0.82, 0.97), "resnet50 output": (0.80, 0.90),
@@ -40,11 +37,6 @@ ROWS = {
 PAPER = Paper(25_000, 35_000, ROWS)
 
 
-def enlarged(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 ``[n, 1, 28, 28]`` in the size that the network sees, and the labels."""
-    return torch.stack([LOOK.pixels(Image.fromarray(image[0].numpy())) for image in images]), labels
-
-
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Mnist(Settings):
@@ -53,16 +45,20 @@ class Mnist(Settings):
     members: int = 5000
     external: int = 10_000
     calibration: int = 5000
+    # Larger than the digits are: five halvings leave a map of 2 x 2 instead of a single cell.
+    side: int = 36
     epochs: int = 10
     ratio: float = 2.0
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 0.3
     out: Path = Path("runs/mnist")
 
 
-def pool(use: Settings) -> Pool:
+def pool(use: Mnist) -> Pool:
     """The data set."""
-    (images, labels), test = (enlarged(*mnist(use.data_root, train=train)) for train in (True, False))
-    return Pool(images, labels, LOOK, amint.one_pixel_shift, jittered, test=test)
+    look = replace(LOOK, size=(use.side, use.side))
+    (images, labels), (others, truth) = (mnist(use.data_root, train=train) for train in (True, False))
+    test = resized(others, look), truth
+    return Pool(resized(images, look), labels, look, amint.one_pixel_shift, jittered, test=test)
 
 
 def main(use: Mnist) -> None:

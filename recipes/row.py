@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,15 @@ def head_of(use: Settings, parts: Parts) -> dict[str, Any]:
     """What the head is told, whether it learns along with the network or afterwards."""
     external = parts.external.shuffled(256)
     split, negatives = use.taps(), parts.negatives if use.hard_negatives else None
-    return {"external": external, "split": split, "ratio": use.ratio, "negatives": negatives, "seed": use.seed}
+    head = amint.HeadSize(use.head_width, use.head_pool, use.head_hidden)
+    return {
+        "external": external,
+        "split": split,
+        "ratio": use.ratio,
+        "negatives": negatives,
+        "head": head,
+        "seed": use.seed,
+    }
 
 
 def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
@@ -48,7 +57,11 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
         UsageError: settings with which no row can be made.
     """
     use = use.budget()
-    parts = Parts.of(use, pool)
+    make_row(use, Parts.of(use, pool), paper)
+
+
+def make_row(use: Settings, parts: Parts, paper: Paper) -> None:
+    """The same, for rows whose roles are drawn."""
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -61,10 +74,14 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
     model = parts.network(use)
     audit = attached(use, parts, model)
     train(model, parts.members, use, parts.augment, audit)
-    audit.calibrate(parts.calibration)
     lap("audited")
     told = parts.members.shuffled(use.batch)
-    registered = amint.register(plain, told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
+    if use.head_epochs:
+        audit.train_head(told, epochs=use.head_epochs, lr=use.head_lr, seed=use.seed)
+    audit.calibrate(parts.calibration)
+    lap("head alone")
+    epochs = max(use.epochs, use.head_epochs)
+    registered = amint.register(plain, told, epochs=epochs, lr=use.head_lr, **head_of(use, parts))
     registered.calibrate(parts.calibration)
     lap("registered")
     taps = [point.name for point in audit.points]
@@ -95,6 +112,7 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
     show(row, paper)
 
 
+@lru_cache(maxsize=1)
 def listed(parts: Parts) -> dict[str, Measurement]:
     """What a plain list of the members' hashes finds, without any network."""
     register = amint.HashRegister.of(parts.members)

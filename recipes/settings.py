@@ -14,7 +14,7 @@ import amint
 from amint.errors import UsageError
 
 # A threshold at alpha = 0.05 takes 19 calibration rows; below 2 rows there are no batch statistics.
-LEAST = {"members": 2, "external": 1, "calibration": 19, "epochs": 1, "batch": 2, "most_unseen": 1}
+LEAST = {"members": 2, "external": 1, "calibration": 19, "epochs": 1, "batch": 2, "head_epochs": 0, "most_unseen": 1}
 POSITIVE = ("lambda", "lr", "tap_lr", "head_lr", "ratio")
 
 
@@ -23,7 +23,8 @@ POSITIVE = ("lambda", "lr", "tap_lr", "head_lr", "ratio")
 class Settings:
     """The arguments of every recipe. A row is scaled down unless it has the paper's numbers of members and external.
 
-    ``split`` is entry, middle, output, or module names with commas; ``lambda`` is lambda2/lambda1 of the paper.
+    ``split`` is entry, middle, output, or module names with commas; ``lambda`` is lambda2/lambda1 of the paper. After
+    the ``epochs`` of the network its head is trained alone for ``head_epochs`` more.
 
     Raises:
         UsageError: a value with which no row can be made.
@@ -40,6 +41,10 @@ class Settings:
     lr: float = 4e-3
     tap_lr: float = 1e-3
     head_lr: float = 1e-3
+    head_width: int | None = None
+    head_pool: int = 4
+    head_hidden: int = 128
+    head_epochs: int = 0
     label_smoothing: float = 0.1
     augment: bool = True
     batch: int = 64
@@ -75,7 +80,7 @@ class Settings:
         if not self.smoke:
             return self
         few = replace(self, members=64, external=96, calibration=120, most_unseen=60)
-        return replace(few, arch="resnet10t", epochs=1, batch=16)
+        return replace(few, arch="resnet10t", epochs=1, head_epochs=min(1, self.head_epochs), batch=16)
 
     def taps(self) -> str | list[str]:
         """The split, as amint takes it."""

@@ -18,17 +18,17 @@ import amint
 
 def jittered(x: Tensor) -> Tensor:
     """Images ``[n, c, h, w]``, each turned by up to 10 degrees, moved by up to 7 % and scaled by up to 10 %."""
-    n = len(x)
-    turn, scale, move = torch.rand(n) * 0.35 - 0.175, torch.rand(n) * 0.2 + 0.9, torch.rand(2, n) * 0.28 - 0.14
+    turn, scale, move = (torch.rand(*size, len(x), device=x.device) for size in ((), (), (2,)))
+    turn, scale, move = turn * 0.35 - 0.175, scale * 0.2 + 0.9, move * 0.28 - 0.14
     across, along = turn.cos() * scale, turn.sin() * scale
-    rows = torch.stack([across, -along, move[0], along, across, move[1]], dim=1).view(n, 2, 3)
+    rows = torch.stack([across, -along, move[0], along, across, move[1]], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(rows.to(x), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def mirrored(x: Tensor) -> Tensor:
     """The same, and every other image mirrored."""
-    flip = torch.rand(len(x), 1, 1, 1).to(x) < 0.5
+    flip = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
     return jittered(torch.where(flip, x.flip(-1), x))
 
 
@@ -56,7 +56,7 @@ def train(
         {"params": list(head), "lr": use.head_lr},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=torch.device(use.device).type == "cuda")
     batches = members.shuffled(use.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in groups], use.epochs * (members.n // batches.batch)

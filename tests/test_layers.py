@@ -20,6 +20,7 @@ TRAINING = {
     "lightning",
     "losses",
     "external",
+    "head_training",
     "mixing",
     "monitoring",
     "negatives",

@@ -41,7 +41,9 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fuzz")
+    # What lies beside it is looked through before and after each try.
+    folder = tmp_path_factory.mktemp("fuzz") / "submissions"
+    folder.mkdir()
     return folder, sound_submissions(folder)
 
 

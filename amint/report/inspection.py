@@ -39,6 +39,7 @@ _SETTINGS = {
     "negatives_of_members": "Hard negatives made of members, too",
     "tolerance": "Changes under which members are known still",
     "epochs": "Passes over the members",
+    "head_epochs": "Passes of the head alone, after training",
     "lr": "Learning rate of the head",
     "by_class": "Compared within the predicted class",
     "calibration_copies": "Repeated calibration rows left out",

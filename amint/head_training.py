@@ -1,0 +1,88 @@
+"""Training a MINT head on a model that stands still."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from amint.audit import Audit
+from amint.batches import Source, batches_of, inputs_of
+from amint.errors import NonFiniteError, UsageError
+from amint.history import History, balanced_accuracy
+from amint.losses import membership_loss
+from amint.mixing import Mixture
+from amint.seeding import isolated
+from amint.taps import prefix
+
+__all__ = ["check_training", "train_head"]
+
+
+def check_training(epochs: int, lr: float, batch_size: int) -> None:
+    """Refuse numbers with which nothing can be trained.
+
+    Raises:
+        UsageError: one of them is not positive, or the rate is not finite.
+    """
+    if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
+        raise UsageError(f"epochs, batch_size and lr must be positive, got {epochs=}, {batch_size=}, {lr=}")
+
+
+def train_head(
+    audit: Audit,
+    mixture: Mixture,
+    members: Source,
+    history: History,
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int, float], None] | None,
+) -> None:
+    """Train the head of an audit, and nothing else, with AdamW; the rate falls to 0 along a cosine.
+
+    Args:
+        audit: its head is trained in place; its ledger notes the rows.
+        mixture: the "not a member" rows.
+        members: read once an epoch.
+        history: the curves go on there.
+        epochs, lr, batch_size, seed, progress: as in :func:`amint.register`.
+
+    Raises:
+        UsageError: there are no members.
+        NonFiniteError: the loss became NaN or infinite.
+    """
+    loader = batches_of(members, batch_size, shuffle_seed=seed)
+    optimizer = torch.optim.AdamW(audit.head.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for epoch in range(epochs):
+        losses = []
+        # A loader shuffles, and transforms draw, from the global generators.
+        with isolated(seed, epoch):
+            for batch in loader:
+                x = inputs_of(batch).to(audit.device)
+                rows = mixture.rows(x)
+                views = mixture.views(x)
+                audit.ledger.add("members", x)
+                audit.ledger.add("external", rows[0])
+                logits = audit.head(prefix(audit.backbone, audit.taps, torch.cat([x, views, *rows])))
+                loss = membership_loss(logits, len(x) + len(views))
+                if not bool(torch.isfinite(loss)):
+                    raise NonFiniteError(
+                        f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits, len(x) + len(views)))
+                losses.append(loss.item())
+        if not losses:
+            raise UsageError(
+                "the members' loader yielded nothing; it must give the rows the model was trained on each time it is "
+                "iterated over (a generator gives them once: pass a DataLoader or a dataset)"
+            )
+        schedule.step()
+        if progress is not None:
+            progress(epoch + 1, sum(losses) / len(losses))

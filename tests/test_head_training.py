@@ -1,0 +1,121 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toys import Net, images, labels, same, train
+
+import amint
+from amint.errors import RoleOverlapError, UsageError
+from amint.heads import head_weights
+from amint.metrics import auroc
+
+X, Y, EXTERNAL, UNSEEN = images(24), labels(24), images(40, seed=3), images(400, seed=4)
+
+
+def trained(steps=12, **options):
+    torch.manual_seed(0)
+    model = Net(norm=True)
+    audit = amint.attach(model, external=EXTERNAL, split="a", negatives=amint.one_pixel_shift, **options)
+    train(model, torch.optim.AdamW(model.parameters(), lr=0.01), X, Y, steps, audit)
+    return audit
+
+
+def found(audit):
+    scores = audit.scores(torch.cat([X, UNSEEN]))
+    return auroc(scores, torch.arange(len(scores)).numpy() < len(X))
+
+
+@pytest.mark.parametrize("trunk_gradient", [1, 0])
+def test_the_head_learns_on_and_the_model_stands_still(trunk_gradient):
+    audit = trained(trunk_gradient=trunk_gradient)
+    before, head = found(audit), head_weights(audit.head)
+    model = {name: value.clone() for name, value in audit.backbone.state_dict().items()}
+    state, training = torch.get_rng_state(), [m.training for m in audit.backbone.modules()]
+    audit.train_head(X, epochs=60, lr=0.01, batch_size=8)
+    assert same(model, audit.backbone.state_dict())
+    assert torch.equal(state, torch.get_rng_state())
+    assert training == [m.training for m in audit.backbone.modules()]
+    assert not same(head, head_weights(audit.head))
+    assert found(audit) > max(0.9, before)
+    assert {k: audit.facts[k] for k in ("method", "steps", "head_epochs")} == {
+        "method": "active",
+        "steps": 12,
+        "head_epochs": 60,
+    }
+
+
+def test_it_goes_on_from_the_head_as_it_is_before_and_after_detaching():
+    first, second = trained(), trained()
+    second.detach()
+    for audit in (first, second):
+        audit.train_head(X, epochs=2, lr=1e-4)
+        audit.train_head(X, epochs=3, lr=1e-4)
+    assert first.facts["head_epochs"] == second.facts["head_epochs"] == 5
+    start = head_weights(trained().head)
+    for name, value in head_weights(first.head).items():
+        assert torch.equal(value, head_weights(second.head)[name])
+        assert float((value - start[name]).abs().max()) < 5e-3
+
+
+def test_training_of_the_model_can_go_on_and_is_accounted_for():
+    audit = trained()
+    audit.train_head(X, epochs=2)
+    train(audit.backbone, torch.optim.AdamW(audit.backbone.parameters(), lr=0.01), X, Y, 4, audit)
+    audit.calibrate(UNSEEN[:100])
+    assert audit.facts["steps"] == audit.facts["accounted_updates"] == 16
+    assert audit.facts["unaccounted_updates"] == audit.facts["replaced_weights"] == 0
+
+
+def test_a_head_trained_after_calibration_is_not_saved_with_it(tmp_path):
+    audit = trained()
+    audit.calibrate(UNSEEN[:100])
+    audit.train_head(X, epochs=1)
+    with pytest.raises(UsageError, match=r"changed after audit.calibrate\(\); calibrate again"):
+        audit.save(tmp_path / "model.amint")
+    audit.calibrate(UNSEEN[:100])
+    audit.save(tmp_path / "model.amint")
+    assert amint.load(tmp_path / "model.amint", model=Net(norm=True)).facts["head_epochs"] == 1
+
+
+def test_what_cannot_be_trained():
+    audit = trained()
+    with pytest.raises(UsageError, match="must be positive, got epochs=0, batch_size=64"):
+        audit.train_head(X, epochs=0)
+    with pytest.raises(UsageError, match="yielded nothing"):
+        audit.train_head(X[:0])
+    with pytest.raises(RoleOverlapError, match="already seen as"):
+        audit.train_head(torch.cat([X, EXTERNAL]), epochs=1)
+    assert "head_epochs" not in audit.facts
+
+
+SCRIPT = """
+import sys
+import torch
+import torch.distributed as dist
+sys.path.insert(0, {tests!r})
+from test_head_training import X, trained
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+audit = trained(steps=0)
+try:
+    audit.train_head(X, epochs=1)
+except Exception as error:
+    print(type(error).__name__, error)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.ddp
+def test_several_processes_are_refused(tmp_path):
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "meet"), str(rank)], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for worker in workers:
+        printed, _ = worker.communicate(timeout=100)
+        assert worker.returncode == 0
+        assert "UsageError audit.train_head() trains in one process" in printed
