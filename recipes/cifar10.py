@@ -3,9 +3,9 @@
     python recipes/cifar10.py --data-root DATA                                                  # scaled down
     python recipes/cifar10.py --data-root DATA --members 20000 --external 30000     # the paper's size
 
-DATA is as in amint.datasets.cifar10; packed JPEG images are not the original pixels. Mirrored images serve as hard
-negatives, members' too: the head answers for this very picture. The task's augmentation mirrors and jitters members,
-so that "no member" said of a member's mirror image does not mean that the network learned nothing from it.
+DATA is as in amint.datasets.cifar10; packed JPEG images are not the original pixels. Mirrored and moved images serve as
+hard negatives, members' too: the head answers for this very picture. The task's augmentation mirrors and jitters
+members, so that "no member" said of a member's mirror image does not mean that the network learned nothing from it.
 """
 
 from dataclasses import dataclass, replace
@@ -55,7 +55,7 @@ def pool(use: Cifar10) -> Pool:
     """The data set."""
     look = replace(LOOK, size=(use.side, use.side))
     (images, labels), (others, truth) = (cifar10(use.data_root, train=train) for train in (True, False))
-    turned = amint.HardNegatives(amint.horizontal_flip, members=True)
+    turned = amint.HardNegatives(amint.Moved(mirror=True), members=True)
     return Pool(resized(images, look), labels, look, turned, mirrored, test=(resized(others, look), truth))
 
 
