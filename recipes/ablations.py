@@ -19,7 +19,7 @@ import cyclopts
 from cifar10 import Cifar10, pool
 from common import Parts, Pool
 from launch import launch
-from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views
+from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views, trained_on
 from lines import Audited, Line, registered
 from repeated import repeated, show
 
@@ -43,6 +43,7 @@ class Ablations(Cifar10):
 def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
     """What is compared; ``taps`` are those of the entry split."""
     mostly = use.members + use.external // 2
+    mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
     every: dict[str, Line] = {
         f"entry ({' and '.join(taps)})": Audited(),
         "trained plainly, registered afterwards": registered,
@@ -53,6 +54,9 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "as much external data as members": Audited({"external": use.members}),
         "twice as many external rows a step": Audited({"ratio": 2 * use.ratio}),
         "no hard negatives": Audited({"hard_negatives": False}),
+        "mirror images as hard negatives": Audited(attach={"negatives": mirrored}),
+        "moved images as hard negatives": Audited(attach={"negatives": amint.HardNegatives(amint.Moved(), True)}),
+        "hard negatives of external rows alone": Audited(attach={"negatives": amint.Moved(mirror=True)}),
         "MINT weight rising from a tenth": Audited(balance=Scheduled.over(use, 0.1, 1)),
         "MINT weight falling to a tenth": Audited(balance=Scheduled.over(use, 1, 0.1)),
         "trunk gradient 0": Audited(balance=amint.Weighted, attach={"trunk_gradient": 0.0}),
@@ -65,6 +69,8 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "taps as fast as the rest": Audited({"tap_lr": use.lr}),
         "running average of weights": Audited(averaged=0.95, finish=member_statistics),
         "batch statistics of members alone": Audited(finish=member_statistics),
+        "head learning three times as fast": Audited({"head_lr": 3 * use.head_lr}),
+        "head trained on alone for as long again": Audited(finish=trained_on),
         "a new head on the finished network": Audited(finish=new_head),
         "a new head, trained three times as long": Audited(finish=partial(new_head, times=3)),
         "judged by five views": Audited(judged=by(of_views)),

@@ -42,6 +42,12 @@ def member_statistics(_: Settings, parts: Parts, audit: amint.Auditable) -> amin
     return audit
 
 
+def trained_on(use: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:
+    """The head alone for as many epochs again, on the finished network."""
+    audit.train_head(parts.members.shuffled(use.batch), epochs=use.epochs, lr=use.head_lr, seed=use.seed)
+    return audit
+
+
 def new_head(use: Settings, parts: Parts, audit: amint.Auditable, times: int = 1) -> amint.Audit:
     """A head trained from its beginning on the finished audited network, ``times`` as many epochs as the network."""
     told = parts.members.shuffled(use.batch)
