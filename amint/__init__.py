@@ -110,7 +110,7 @@ _HOMES = {
     "write_report": "report",
 }
 
-__version__ = "0.1.0"
+__version__: str = importlib.import_module("amint.versions").VERSION
 
 __all__ = [
     "ActiveMint",

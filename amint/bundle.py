@@ -19,7 +19,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from amint.heads import HeadConfig, MintHead, head_config, head_weights
 from amint.preprocessing import Preprocessing
 from amint.records import CalibrationRecords, TrainingRecords, without_copies
 from amint.split import TapPoint
+from amint.versions import versions
 
 __all__ = ["Bundle", "add_signature", "digests", "probe_input", "read", "save"]
 
@@ -121,7 +121,7 @@ def save(
         "format": "amint-bundle",
         "version": VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "libraries": {name: metadata.version(name) for name in ("amint-audit", "torch", "torchvision", "timm")},
+        "libraries": versions("torch", "torchvision", "timm"),
         "architecture": None if architecture is None else architecture.to_json(),
         "input_shape": list(input_shape),
         "split": [asdict(point) for point in points],

@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from amint.queries import Queries
 from amint.reference_notes import calibration_refusal, reference_notes, row_note
 from amint.subjects import check_external, described, device_of, subject_of
 from amint.targets import Target
+from amint.versions import versions
 
 __all__ = ["compare"]
 
@@ -147,7 +147,7 @@ def compare(
         },
         target=described(subject, rows),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        libraries={name: metadata.version(name) for name in ("amint-audit", "torch", "numpy", "scipy", "scikit-learn")},
+        libraries=versions("torch", "numpy", "scipy", "scikit-learn"),
         seconds={"passes": passes, "all": time.perf_counter() - started},
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from amint.signals import extract
 from amint.spill import Spill
 from amint.targets import AuditedModel
 from amint.texts import Texts
+from amint.versions import VERSION
 
 __all__ = ["Progress", "read_files", "read_tensors"]
 
@@ -92,7 +92,7 @@ def read_files(
         what = f"cannot read {printable(str(path))}: {(error.strerror or str(error)).lower()}"
         raise InputError(f"{what}; pass a folder, an archive or a file") from None
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with Journal.open(journal, Header(held.sha256, identity, metadata.version("amint-audit"))) as book:
+    with Journal.open(journal, Header(held.sha256, identity, VERSION)) as book:
         return read(book)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from amint.loading import load
 from amint.power import power_curve
 from amint.readers import PROPERTY_NAMES
 from amint.submission import Progress, read_files, read_tensors
+from amint.versions import versions
 
 __all__ = ["verify"]
 
@@ -127,7 +127,7 @@ def verify(
         calibration_n=len(calibration.scores),
         smallest_p=calibration.smallest_p,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        libraries={name: metadata.version(name) for name in ("amint-audit", "torch", "numpy", "scipy")},
+        libraries=versions("torch", "numpy", "scipy"),
     )
 
 

@@ -80,6 +80,7 @@ ARRAYS = {
     "set_tests",
     "spill",
     "texts",
+    "versions",
     "wording",
 }
 SHARED = ARRAYS | {
