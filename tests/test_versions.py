@@ -35,7 +35,8 @@ audit.calibrate(images(40, seed=5))
 audit.save(sys.argv[3])
 verdict = amint.verify(audit, images(5, seed=6), alpha=0.1)
 print(verdict.libraries["amint-audit"])
-found = amint.compare(audit, (images(60), torch.arange(60) % 4), (images(60, seed=7), torch.arange(60) % 4), attacks=["loss"])
+labels = torch.arange(60) % 4
+found = amint.compare(audit, (images(60), labels), (images(60, seed=7), labels), attacks=["loss"])
 print(found.libraries["amint-audit"])
 """
 
