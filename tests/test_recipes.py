@@ -126,6 +126,22 @@ def test_faces_from_folders_records_and_orl(kind, tmp_path, request):
 
 
 @pytest.mark.slow
+def test_a_table_goes_on_where_it_was_and_past_rows_that_fail(data_root, tmp_path):
+    options = ["--data-root", data_root, "--arch", "mobilenetv1_100", "--split", "entry", "nowhere", "--workers", "2"]
+    command = [sys.executable, RECIPES / "table.py", "--smoke", "--out", tmp_path, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "nowhere failed: SplitError" in " ".join(done.stderr.split())
+    [row] = json.loads((tmp_path / "cifar10" / "table.json").read_text())
+    assert (row["split"], row["head_epochs"], row["batch"]) == ("entry", 1, 16)
+    assert "1 of 2 rows" in " ".join(done.stdout.split())
+    [path] = tmp_path.rglob("row.json")
+    written = path.stat().st_mtime_ns
+    ran("table", tmp_path, *options)
+    assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
 def test_the_sweep_tries_every_balance_and_plots_the_front(data_root, tmp_path):
     printed = ran("lambda_sweep", tmp_path, "--data-root", data_root)
     found = json.loads((tmp_path / "lambda_sweep.json").read_text())

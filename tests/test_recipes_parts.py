@@ -91,6 +91,26 @@ def test_more_rows_than_there_are_and_too_few_left_over():
         Parts.of(settings(), pool(groups=torch.arange(200) // 6))
 
 
+def test_images_are_resized_as_files_are_when_they_are_verified():
+    from data import resized
+
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    for look in (LOOK, replace(LOOK, size=(32, 32))):
+        assert resized(images, look) is images
+    larger = replace(LOOK, size=(40, 36), interpolation="bicubic")
+    picture = Image.fromarray(images[3].permute(1, 2, 0).numpy())
+    assert torch.equal(resized(images, larger)[3], larger.pixels(picture))
+    grey = amint.Preprocessing(size=(40, 36), channels=1, mean=(0.5,), std=(0.5,))
+    assert torch.equal(resized(images[:, :1], grey)[3], grey.pixels(Image.fromarray(images[3, 0].numpy())))
+
+
+def test_only_takes_several_lines(tmp_path):
+    command = [sys.executable, RECIPES / "ablations.py", "--data-root", tmp_path, "--only", "entry", "middle"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "CIFAR10" in done.stderr, "the arguments were understood"
+    assert "Unused" not in done.stdout + done.stderr
+
+
 def test_copies_of_a_member_play_no_other_role():
     from common import Parts
 
