@@ -12,6 +12,7 @@ from lightning_toys import BENIGN, CALIBRATION, EXTERNAL, Plain, Rows, Validated
 from toys import Net, images, same
 
 import amint
+from amint.heads import head_weights
 
 pytestmark = BENIGN
 
@@ -82,6 +83,21 @@ def test_the_bundle_is_written_at_the_end_and_scores_as_the_audit_does(tmp_path,
     assert audit.facts["steps"] == 6
     assert audit.facts["members_seen"] == 48
     assert len(audit.calibration.scores) == len(CALIBRATION)
+
+
+def test_the_head_can_be_trained_on_alone_after_the_fit_and_saved_again(tmp_path):
+    callback, lit = active_mint(bundle=tmp_path / "model.amint"), Plain()
+    trainer(callback, max_epochs=2).fit(lit, loader())
+    network, first = lit.model.state_dict(), amint.load(tmp_path / "model.amint", model=Net(norm=True))
+    callback.audit.train_head(Rows().x, epochs=5)
+    callback.audit.calibrate(CALIBRATION)
+    callback.audit.save(tmp_path / "again.amint")
+    again = amint.load(tmp_path / "again.amint", model=Net(norm=True))
+    assert same(network, lit.model.state_dict())
+    assert again.facts["head_epochs"] == 5
+    assert again.facts["steps"] == first.facts["steps"]
+    assert again.facts["unaccounted_updates"] == again.facts["replaced_weights"] == 0
+    assert not same(head_weights(first.head), head_weights(again.head))
 
 
 def test_logged_auroc_points_the_right_way_on_an_overfitted_toy():
