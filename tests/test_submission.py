@@ -1,6 +1,8 @@
 """The same file gets the same score in any batch, order or run, and no file is judged twice."""
 
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,11 +59,64 @@ def test_batch_size_and_journal_make_no_difference(tmp_path):
     plain = verify(bundle, folder, alpha=0.05, allow_import=[TOY.name])
     for options in ({"batch_size": 1}, {"batch_size": 7, "journal": tmp_path / "journal.jsonl"}, {"batch_size": 500}):
         assert same(plain, verify(bundle, folder, alpha=0.05, allow_import=[TOY.name], **options))
-    # Everything stands in the journal, so nothing is opened any more.
+    # Everything stands in the journal, so nothing is opened any more while the files look unchanged.
     for path in folder.iterdir():
-        path.write_bytes(b"")
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     again = verify(bundle, folder, alpha=0.05, allow_import=[TOY.name], journal=tmp_path / "journal.jsonl")
     assert same(plain, again)
+
+
+def change(folder):
+    """Files changed, gone, mended, exchanged for a link and added, after they were judged."""
+    (folder / "000.png").unlink()
+    shutil.copy(folder / "002.png", folder / "001.png")
+    shutil.copy(folder / "004.png", folder / "005 broken.png")
+    (folder / "006.png").write_text("no picture any more")
+    (folder / "007.png").unlink()
+    (folder / "007.png").symlink_to("missing.png")
+    os.utime(folder / "008.png", ns=(5, 5))
+    write_pictures(folder / "more", 2, seed=6)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "manifest"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_a_journal_says_of_files_that_changed_is_not_used(tmp_path, kind, finished):
+    bundle, folder, journal = saved(tmp_path), write_pictures(tmp_path / "pictures", 23), tmp_path / "journal.jsonl"
+    (folder / "005 broken.png").write_text("text")
+    submitted = folder
+    if kind == "manifest":
+        submitted = tmp_path / "list.csv"
+        names = [f"pictures/{path.name}" for path in sorted(folder.iterdir())]
+        submitted.write_text("\n".join(["path", *names, "pictures/more/000.png"]))
+
+    def stop(done, total):
+        if done >= 15 and not finished:
+            raise Interrupted
+
+    options = {"alpha": 0.05, "allow_import": [TOY.name]}
+    try:
+        verify(bundle, submitted, **options, batch_size=4, journal=journal, progress=stop)
+    except Interrupted:
+        assert not finished
+    change(folder)
+    plain = verify(bundle, submitted, **options)
+    seen = []
+    resumed = verify(bundle, submitted, **options, journal=journal, progress=lambda *n: seen.append(n))
+    assert same(plain, resumed)
+    for item in resumed.judged:
+        path = folder.parent / item.path if kind == "manifest" else folder / item.path
+        assert item.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert seen[-1] == (len(resumed.items), len(resumed.items))
+    # The journal holds lines of both times now, and those of today are the ones that count.
+    lines = journal.read_bytes()
+    assert same(plain, verify(bundle, submitted, **options, journal=journal))
+    assert journal.read_bytes() == lines, "nothing is judged a third time"
 
 
 SLOWLY = """
