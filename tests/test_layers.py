@@ -93,6 +93,7 @@ SHARED = ARRAYS | {
     "calibrating",
     "commitments",
     "controls",
+    "evaluating",
     "facts",
     "graph",
     "heads",

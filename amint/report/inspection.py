@@ -43,6 +43,7 @@ _SETTINGS = {
     "lr": "Learning rate of the head",
     "by_class": "Compared within the predicted class",
     "calibration_copies": "Repeated calibration rows left out",
+    "evaluated_members_unknown": "Members evaluated that the head was not told of, as they are",
 }
 _SHOWN = {
     "method",
