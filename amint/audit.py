@@ -97,7 +97,7 @@ class Audit:
 
         Raises:
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
-            UsageError: the model cannot take inputs of this shape.
+            UsageError: the model cannot take inputs of this shape or kind of number.
         """
         return all_finite(self._reader().logits(x))
 

@@ -14,9 +14,12 @@ import pytest
 import timm
 import torch
 from audit_toys import PREPROCESSING, ToyNet, audit_of, images, write_pictures
+from PIL import Image
+from torch.utils.data import TensorDataset
 
 from amint.architecture import Architecture
 from amint.audit import Audit
+from amint.errors import UsageError
 from amint.heads import new_head
 from amint.verification import verify
 
@@ -152,6 +155,51 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     )
     assert same(plain, resumed)
     assert seen[0][0] > judged
+
+
+PIXELS = (images(12) * 40 + 128).clamp(0, 255)
+REFUSED = {
+    "uint8": (PIXELS.byte(), r"does not take inputs of torch\.uint8: .* floating-point numbers first"),
+    "int64": (PIXELS.long(), r"does not take inputs of torch\.int64"),
+    "bool": (PIXELS > 128, r"does not take inputs of torch\.bool"),
+    "complex": (PIXELS.to(torch.complex64), r"does not take inputs of torch\.complex64"),
+    "a dataset of uint8": (TensorDataset(PIXELS.byte(), torch.zeros(12)), r"does not take inputs of torch\.uint8"),
+    "a number": (torch.tensor(1.0), r"expected inputs, a tensor \[n, \.\.\.\] .* a single number"),
+    "batches of a number": (iter([torch.tensor(1.0)]), r"expected inputs, a tensor \[n, \.\.\.\] .* a single number"),
+    "pictures": ([Image.new("RGB", (16, 16))], r"do not make a batch: .*PIL.*\. Expected preprocessed inputs"),
+    "labelled pictures": ([(Image.new("RGB", (16, 16)), 1)], r"do not make a batch: .*PIL.*amint\.Preprocessing"),
+    "rows of two shapes": (
+        [images(1)[0], images(1, shape=(3, 8, 8))[0]],
+        "not make a batch: .*tensors of one shape",
+    ),
+    "inputs by name": ({"image": images(12)}, r"found one dict with the keys \['image'\]; pass the inputs in it"),
+    "samples without a tensor": ([{"name": "a"}, {"name": "b"}], "yielded dict; expected a tensor of inputs"),
+    "paths": (["a.png", "b.png"], "yielded list; expected a tensor of inputs"),
+}
+
+
+@pytest.mark.parametrize("submitted, wrong", REFUSED.values(), ids=REFUSED)
+def test_what_is_no_input_is_refused_with_what_to_pass(submitted, wrong):
+    with pytest.raises(UsageError, match=wrong):
+        verify(audit_of(), submitted, alpha=0.05)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
+def test_batch_sizes_that_cannot_be(size):
+    with pytest.raises(UsageError, match=f"batch_size must be a whole number of at least 1, found {size!r}"):
+        verify(audit_of(), images(5), alpha=0.05, batch_size=size)
+
+
+def test_numbers_of_any_kind_are_taken_where_the_model_takes_them():
+    class OfPixels(ToyNet):
+        def forward(self, x):
+            return super().forward(x.float() / 255)
+
+    audit = audit_of(OfPixels())
+    assert np.array_equal(audit.read(PIXELS.byte()).scores, audit.read(PIXELS.floor()).scores)
+    assert len(verify(audit, PIXELS.byte(), alpha=0.05).judged) == 12
+    rows = dict(enumerate(images(12)))
+    assert len(verify(audit, rows, alpha=0.05).judged) == 12, "a dataset, too"
 
 
 def test_a_model_that_is_no_classifier_is_judged_by_its_head_alone():
