@@ -90,6 +90,7 @@ SHARED = ARRAYS | {
     "bundle",
     "bundle_files",
     "bundle_manifest",
+    "bundle_words",
     "calibrating",
     "commitments",
     "controls",
