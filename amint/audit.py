@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from amint import bundle
 from amint.architecture import Architecture
-from amint.batches import Source, input_batches
+from amint.batches import Source
 from amint.blind import FEATURES
 from amint.calibrating import Given
 from amint.calibration import Calibration
 from amint.commitments import Commitment
 from amint.controls import blind_baseline
 from amint.errors import NonFiniteError, UsageError
+from amint.evaluating import UNKNOWN, check_unseen, scored, unknown_members
 from amint.facts import evaluation_facts, task_facts
 from amint.heads import MintHead, parameter_share
 from amint.metrics import Measurement, summary
@@ -96,7 +97,7 @@ class Audit:
 
         Raises:
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
-            UsageError: the model cannot take inputs of this shape.
+            UsageError: the model cannot take inputs of this shape or kind of number.
         """
         return all_finite(self._reader().logits(x))
 
@@ -114,10 +115,7 @@ class Audit:
         Raises:
             UsageError: the source yields nothing.
         """
-        parts = [self.score(x).double().cpu().numpy() for x in input_batches(source)]
-        if not parts:
-            raise UsageError("there is nothing to score: the loader yielded no batch")
-        return np.concatenate(parts)
+        return scored(self.score, source)[0]
 
     def check_calibration(self, nonmembers: Source) -> None:
         """Refuse before a long training what :meth:`calibrate` would refuse after it, without running the model.
@@ -164,7 +162,7 @@ class Audit:
         """How well the head tells members from unseen non-members, with intervals.
 
         Args:
-            members: rows trained on.
+            members: rows trained on; how many of them the head was not told of, as they are, goes into the bundle too.
             nonmembers: rows never shown to anything: neither members, external nor calibration rows.
             alpha: false-alarm rate of the calibrated threshold used for the balanced accuracy.
 
@@ -175,14 +173,19 @@ class Audit:
             "auroc", "balanced_accuracy", "tpr_at_fpr_0.1", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001".
 
         Raises:
+            RoleOverlapError: some non-members are external, calibration or member rows, as far as these are known; a
+                bundle knows no members.
             UsageError: not calibrated yet.
         """
         threshold = self.calibrated().threshold(alpha)
-        inside, outside = self.scores(members), self.scores(nonmembers)
+        (inside, told), (outside, marks) = scored(self.score, members), scored(self.score, nonmembers)
+        seen = {"external rows": self.trained().external_marks, "calibration rows": self.recorded().marks}
+        check_unseen(marks, seen | {"members": np.concatenate([told, self.ledger.marks("members")])})
         labels = np.r_[np.ones(len(inside), bool), np.zeros(len(outside), bool)]
         measured = summary(np.r_[inside, outside], labels, threshold)
         self.training = replace(self.training, member_scores=inside[:_MOST_MEMBERS])
-        self.facts["evaluation"] = evaluation_facts(alpha, measured)
+        self.facts.pop(UNKNOWN, None)
+        self.facts |= {"evaluation": evaluation_facts(alpha, measured)} | unknown_members(told, self.ledger)
         return measured
 
     def note(self, *, plain_accuracy: float | None = None, audited_accuracy: float | None = None) -> None:

@@ -67,7 +67,11 @@ class Calibration:
 
     def check_alpha(self, alpha: float) -> None:
         """Refuse, with AlphaError, a false-alarm rate outside (0, 1) or below the smallest p-value, 1/(n + 1)."""
-        if not 0 < alpha < 1:
+        try:
+            sound = bool(0 < alpha < 1)
+        except TypeError:
+            raise AlphaError(f"alpha must be a number between 0 and 1, e.g. 0.01; found {alpha!r}.") from None
+        if not sound:
             raise AlphaError(f"alpha must lie strictly between 0 and 1, e.g. 0.01; found {alpha}.")
         if alpha < self.smallest_p:
             n = len(self.scores)

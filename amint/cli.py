@@ -162,7 +162,8 @@ def verify(
     """Judge submitted images: was this used to train the model?
 
     Prints the verdict and the most suspicious files, writes verdict.json, verdict.csv and report.html. When it was
-    interrupted, the same command goes on where it was.
+    interrupted, the same command goes on where it was; what was added, changed or removed meanwhile is judged as it is
+    then.
 
     Parameters
     ----------

@@ -146,6 +146,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "steps": _count,
     "members_seen": _count,
     "calibration_copies": _count,
+    "evaluated_members_unknown": _count,
     "accounted_updates": _count,
     "unaccounted_updates": _count,
     "replaced_weights": _count,

@@ -7,6 +7,9 @@ a verdict from a journal is bit for bit the verdict of an uninterrupted run.
 Lines go to the operating system with every call of ``append``: a run that is killed at any moment loses nothing that
 was appended. They are not forced to the disk (fsync), which would cost more time than it can save: after a power
 failure the last lines may be missing or damaged, and everything from the first such line on is judged again.
+
+A line speaks for its file only while the file is what it was: each notes the file's stamp, and whoever goes on keeps
+the lines whose stamps still hold.
 """
 
 from __future__ import annotations
@@ -33,10 +36,11 @@ __all__ = ["Header", "Journal", "Judged", "Refused", "submission_identity"]
 _FORMAT = "amint-journal 1"
 _SIGN = f'{{"format":"{_FORMAT}"'.encode()
 _NONE = type(None)
-_TEXT = {"path": (str,), "reason": (str,)}
+_TEXT = {"path": (str,), "reason": (str,), "stamp": (str,)}
 _KINDS: dict[str, tuple[type, ...]] = {
     "path": (str,), "sha256": (str, _NONE), "score": (float,), "mark": (int,), "look": (int, _NONE),
     "confidence": (float, _NONE), "predicted": (int, _NONE), "note": (str,),
+    "stamp": (str,),
 }  # fmt: skip
 
 
@@ -70,6 +74,7 @@ class Judged:
         blind: what can be said of it without any model, the bytes of float32 numbers.
         note: what was lost or changed on the way to the model.
         properties: what its file tells without its content, as numbers.
+        stamp: changes whenever its file does; "" for a part of a file, which changes only with the whole.
     """
 
     path: str
@@ -82,21 +87,23 @@ class Judged:
     predicted: int | None = None
     blind: bytes = b""
     properties: tuple[float, ...] = ()
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One file that cannot be judged: its name and the reason."""
+    """One file that cannot be judged: its name, the reason and its stamp, as in :class:`Judged`."""
 
     path: str
     reason: str
+    stamp: str = ""
 
 
 class Journal:
     """An open journal; also a context manager that closes it.
 
     Attributes:
-        done: the names of all files that earlier runs have found something of.
+        done: the names of all files that earlier runs have found something of, whatever became of these files.
     """
 
     def __init__(self, path: Path, file: FileIO, header: Header, done: frozenset[str]) -> None:
@@ -133,7 +140,7 @@ class Journal:
         return journal
 
     def found(self) -> Iterator[Judged | Refused]:
-        """What is noted, in its order, read from the file line by line."""
+        """What is noted, in its order, read from the file line by line; of a changed file more than one line."""
         return (line for _, line in _sound_lines(self._path, self._header) if line is not None)
 
     def append(self, judged: Iterable[Judged], refused: Iterable[Refused] = ()) -> None:
@@ -151,10 +158,7 @@ class Journal:
 
     @staticmethod
     def discard(path: str | os.PathLike[str]) -> None:
-        """Delete a closed journal, if there is one.
-
-        To be called once the verdict is written: a finished journal would hide later changes of the files.
-        """
+        """Delete a closed journal, if there is one; to be called once the verdict is written."""
         Path(path).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -184,7 +188,7 @@ class Journal:
 def submission_identity(path: str | os.PathLike[str]) -> str:
     """Which submission a path means: the real path, and for a file also its size and time of change.
 
-    Of a folder's files nothing is known before they are read, so changes in a folder are not seen.
+    Files in a folder, or listed in a manifest, come and go without it; they have stamps of their own.
 
     Raises:
         OSError: there is nothing at ``path``.

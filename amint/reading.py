@@ -58,7 +58,7 @@ class Reader:
         """MINT logits ``[n]`` of inputs ``[n, ...]``; the network runs only up to the deepest tap.
 
         Raises:
-            UsageError: the model cannot take inputs of this shape.
+            UsageError: the model cannot take inputs of this shape or kind of number.
         """
         return self._logits(x, lambda rows: (prefix(self.backbone, self.taps, rows), None))[0]
 
@@ -66,7 +66,7 @@ class Reader:
         """Everything, of inputs ``[n, ...]``: the same for a row whatever rows come with it.
 
         Raises:
-            UsageError: the model cannot take inputs of this shape.
+            UsageError: the model cannot take inputs of this shape or kind of number.
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
         """
         if not isinstance(x, Tensor):
@@ -94,6 +94,11 @@ class Reader:
                 maps, output = run(x)
                 return self.head(maps), output
             except RuntimeError as error:
+                if not x.is_floating_point():
+                    raise UsageError(
+                        f"the model does not take inputs of {x.dtype}: {error}. Pass them as in training; pixels are "
+                        "scaled to floating-point numbers first, see amint.Preprocessing"
+                    ) from error
                 if tuple(x.shape[1:]) == self.input_shape:
                     raise
                 raise UsageError(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from amint.errors import RoleOverlapError, UsageError
 from amint.records import Sketch
 
 __all__ = ["Ledger", "Roles", "assign_roles", "check_disjoint", "fingerprints", "groups_digest", "without"]
-
-# A fingerprint in a Python set takes about 60 bytes; this bounds the ledger to a few hundred megabytes.
-_MOST = 2_000_000
 
 
 def fingerprints(rows: Tensor) -> Tensor:
@@ -57,11 +54,13 @@ def _weights(size: int) -> Tensor:
 class Ledger:
     """Remembers the fingerprints seen in each role and refuses a row in a second role.
 
-    The first two million different rows of a role are remembered.
-
     Attributes:
+        MOST: how many different rows of a role are remembered, the first ones.
         sketch: what else is kept of members and external rows, for the controls of an audit.
     """
+
+    # A fingerprint in a Python set takes about 60 bytes; this bounds the ledger to a few hundred megabytes.
+    MOST: Final = 2_000_000
 
     def __init__(self) -> None:
         self._seen: dict[str, set[int]] = {}
@@ -84,7 +83,7 @@ class Ledger:
                     "for instance with amint.without(external, members)"
                 )
         mine = self._seen.setdefault(role, set())
-        if len(mine) < _MOST:
+        if len(mine) < self.MOST:
             first = {mark: i for i, mark in reversed(list(enumerate(marks))) if mark not in mine}
             mine.update(first)
             if role in ("members", "external"):
@@ -94,6 +93,10 @@ class Ledger:
     def count(self, role: str) -> int:
         """How many different rows were seen in a role."""
         return len(self._seen.get(role, ()))
+
+    def marks(self, role: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Their fingerprints, in no order."""
+        return np.fromiter(self._seen.get(role, ()), np.int64)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Role -> int64 fingerprints, and the columns of the sketch."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from array import array
+<<<<<<< HEAD
 from collections.abc import Callable, Iterable, Sequence
+=======
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+>>>>>>> mend-audit
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ from amint.blind import blind_features
 from amint.errors import InputError, UsageError
 from amint.journal import Header, Journal, Judged, Refused, submission_identity
 from amint.judging import Samples
-from amint.readers import Row, open_submission
+from amint.readers import Row, open_submission, stamps_of
 from amint.readers.rows import printable
 from amint.records import perceptual_hashes
 from amint.roles import fingerprints
@@ -41,7 +46,8 @@ def read_files(
         path: the submission.
         batch_size: pictures decoded at once.
         progress: called with the number of files done and of all files.
-        journal: a file to note each result in and to go on from, or None.
+        journal: a file to note each result in and to go on from, or None. What it says of files that were changed or
+            removed since then is not used.
 
     Returns:
         The samples in the order of their names, and what could not be judged.
@@ -59,18 +65,20 @@ def read_files(
     preprocessing, (height, width) = held.preprocessing, audit.input_shape[-2:]
 
     def read(book: Journal | None) -> tuple[Samples, tuple[Refused, ...]]:
-        rows, refused = _Rows(), list[Refused]()
-        for found in book.found() if book else ():
+        rows, refused, done = _Rows(), list[Refused](), set[str]()
+        for found in _standing(book, path) if book else ():
+            done.add(found.path)
             if isinstance(found, Judged):
                 rows.add([found])
             else:
                 refused.append(found)
         earlier = len(refused)
-        done = book.done if book else frozenset()
         reader = open_submission(path, preprocessing, batch_size=batch_size, expect=(height, width), skip=done)
 
         def note(fresh: Sequence[Judged]) -> None:
-            rejected = [Refused(file.path, file.reason) for file in reader.rejected[len(refused) - earlier :]]
+            rejected = [
+                Refused(file.path, file.reason, file.stamp) for file in reader.rejected[len(refused) - earlier :]
+            ]
             if book:
                 book.append(fresh, rejected)
             rows.add(fresh)
@@ -118,6 +126,20 @@ def read_tensors(audit: Audit, source: Source, batch_size: int, progress: Progre
     return rows.samples()
 
 
+def _standing(book: Journal, path: Path) -> Iterator[Judged | Refused]:
+    """What earlier runs found of files that still are what they were."""
+    if not book.done:
+        return
+    stamps = stamps_of(path, book.done)
+    for found in book.found():
+        if stamps is None:
+            yield found
+        elif stamps.get(found.path) == found.stamp:
+            # A file that was changed and changed back may have this line twice.
+            del stamps[found.path]
+            yield found
+
+
 def _read(audit: Audit, x: Tensor, files: Sequence[Row | None], first: int = 0) -> list[Judged]:
     signals = extract(AuditedModel(audit), [x], AuditedModel.provides)
     marks, blind, looks = fingerprints(x).tolist(), blind_features(x).numpy(), perceptual_hashes(x)
@@ -134,6 +156,7 @@ def _read(audit: Audit, x: Tensor, files: Sequence[Row | None], first: int = 0) 
             predicted=int(signals["predicted"][i]) if confident else None,
             blind=blind[i].tobytes(),
             properties=() if file is None else file.properties.as_numbers(),
+            stamp="" if file is None else file.stamp,
         )
         for i, file in enumerate(files)
     ]

@@ -1,6 +1,7 @@
 """How sure is a verdict on a set? Members, unseen data and mixtures of both, against the bundle of recipes/mnist.py.
 
 python recipes/sets.py --data-root DATA --run runs/mnist
+python recipes/sets.py --smoke                              # scikit-learn's digits, no bundle needed
 """
 
 from __future__ import annotations
@@ -10,34 +11,72 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 from common import Parts
+from data import resized
 from launch import launch
 from mnist import Mnist, pool
 from scipy.stats import false_discovery_control
+from torch import Tensor
 
 import amint
+from amint.datasets import digits
+from amint.errors import UsageError
+
+LOOK = amint.Preprocessing(size=(32, 32), channels=1, mean=(0.3,), std=(0.4,))
+Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def main(
-    *,
-    data_root: Path,
-    run: Path = Path("runs/mnist"),
-    size: int = 20,
-    half: int = 100,
-    alpha: float = 0.01,
-    repeats: int = 1000,
-) -> dict[str, Any]:
-    """Judge random sets of ``size``, and lists of ``half`` members and as many unseen; print and save the figures."""
+def of_run(run: Path, data_root: Path) -> tuple[amint.Audit, Scores, Scores, Tensor]:
+    """The audit of a run, the scores of its members and of unseen images, and some of the latter."""
     row = json.loads((run / "row.json").read_text())
     audit = amint.load(run / "model.amint")
     drawn = {name: row[name] for name in ("members", "external", "calibration", "seed", "most_unseen")}
     use = Mnist(data_root=data_root, device="cpu", **drawn)
     parts = Parts.of(use, pool(use))
-    members, unseen = audit.scores(parts.members), audit.scores(parts.unseen)
+    return audit, audit.scores(parts.members), audit.scores(parts.unseen), next(iter(parts.unseen))[0]
+
+
+def of_digits() -> tuple[amint.Audit, Scores, Scores, Tensor]:
+    """The same of a small audit, made on the spot."""
+    images, _ = digits()
+    x = LOOK.scaled(resized(images, LOOK))
+    roles = amint.assign_roles(len(x), members=200, external=600, calibration=400, seed=0)
+    members, external, known, unseen = (
+        x[list(rows)] for rows in (roles.members, roles.external, roles.calibration, roles.unseen)
+    )
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=10, in_chans=1).eval()
+    audit = amint.register(model, members, external, split="entry", epochs=15, batch_size=32, ratio=3.0)
+    audit.calibrate(known)
+    audit.evaluate(members, unseen)
+    return audit, audit.scores(members), audit.scores(unseen), unseen
+
+
+def main(
+    *,
+    data_root: Path | None = None,
+    run: Path = Path("runs/mnist"),
+    out: Path | None = None,
+    size: int = 20,
+    half: int = 100,
+    alpha: float = 0.01,
+    repeats: int = 1000,
+    smoke: bool = False,
+) -> dict[str, Any]:
+    """Judge random sets of ``size``, and lists of ``half`` members and as many unseen; print and save the figures.
+
+    They are saved in ``out``, by default the folder of the run, or runs/sets with ``smoke``.
+    """
+    if data_root is None and not smoke:
+        raise UsageError("sets of a run are made of its data: pass its --data-root, or --smoke for a small audit")
+    audit, members, unseen, x = of_digits() if smoke or data_root is None else of_run(run, data_root)
+    repeats, out = min(repeats, 100) if smoke else repeats, out or (Path("runs/sets") if smoke else run)
     known = audit.calibrated()
     rng = np.random.default_rng(0)
 
-    def p_values(scores: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
+    def p_values(scores: Scores) -> list[float]:
         return [known.set_p_value(rng.choice(scores, size, replace=False)) for _ in range(repeats)]
 
     used, null = p_values(members), p_values(unseen)
@@ -51,9 +90,10 @@ def main(
         f"median p of {repeats} sets of {size} unseen images": float(np.median(null)),
         f"share of them with p <= {alpha}": float(np.mean(np.array(null) <= alpha)),
         f"mean false discovery proportion at level {5 * alpha}, half members": float(np.mean(wrong)),
-        "samples needed": amint.verify(audit, next(iter(parts.unseen))[0][:size], alpha=alpha).power,
+        "samples needed": amint.verify(audit, x[:size], alpha=alpha).power,
     }
-    (run / "sets.json").write_text(json.dumps(found, indent=1))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "sets.json").write_text(json.dumps(found, indent=1))
     return found
 
 

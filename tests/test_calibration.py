@@ -126,6 +126,13 @@ def test_impossible_alphas_are_refused(alpha):
         Calibration([1, 2]).check_alpha(alpha)
 
 
+@pytest.mark.parametrize("alpha", ["0.05", None, [0.05]])
+def test_alphas_that_are_no_numbers_are_refused(alpha):
+    with pytest.raises(AlphaError, match=r"alpha must be a number between 0 and 1, e\.g\. 0\.01; found") as refused:
+        Calibration([1, 2]).check_alpha(alpha)
+    assert repr(alpha) in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [

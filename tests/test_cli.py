@@ -166,12 +166,12 @@ def test_inspect_says_what_is_in_it(run, bundle, tmp_path):
     status, out, err = run("inspect", bundle)
     assert (status, err) == (0, "")
     said = " ".join(out.replace("│", " ").split())
-    assert "timm/test_resnet {'num_classes': 4" in said
+    assert "timm/test_resnet with num_classes=4" in said
     assert read(bundle).sha256 in said.replace(" ", "")
     assert "3 x 32 x 32" in said
     assert "99 non-members; smallest p-value of one sample 0.01" in said
     assert "training: method toy" in said
-    assert "Preprocessing(size=(32, 32)" in said
+    assert "3 x 32 x 32, bilinear, mean " in said
     other = audit_of().save(tmp_path / "[red]:cat:")
     status, out, _ = run("inspect", other)
     assert status == 0

@@ -34,6 +34,7 @@ def judged(number, **changed):
         predicted=number if number % 2 else None,
         blind=np.random.default_rng(number).bytes(number * 5),
         properties=(1.0, 0.1 * number, 5e-324, 1.7976931348623157e308),
+        stamp=f"{number} 1700000000000000000" if number % 2 else "",
     )
     return replace(row, **changed)
 
@@ -83,7 +84,7 @@ def test_every_line_is_json_and_the_first_says_what_it_belongs_to(tmp_path):
         sorted(field.name for field in fields(Judged)),
         sorted(field.name for field in fields(Judged)),
     ]
-    assert lines[3] == {"path": "bad 1", "reason": "damaged: \x1b\n"}
+    assert lines[3] == {"path": "bad 1", "reason": "damaged: \x1b\n", "stamp": ""}
 
 
 def test_the_line_that_is_damaged_below_is_sound(tmp_path):
@@ -140,6 +141,7 @@ def test_torn_at_any_byte(tmp_path):
         b"null",
         b'{"path": "x"}',
         b'{"path": 5, "reason": "x"}',
+        b'{"path": "x", "reason": "x", "stamp": 5}',
         b'{"path": "x", "reason": "x", "more": 1}',
         *(
             json.dumps({**json.loads(SOUND), **change}).encode()
@@ -158,6 +160,8 @@ def test_torn_at_any_byte(tmp_path):
                 {"properties": ["a"]},
                 {"properties": [1]},
                 {"properties": 5},
+                {"stamp": 5},
+                {"stamp": None},
                 {"more": 5},
             )
         ),

@@ -13,6 +13,7 @@ from PIL import Image
 import amint
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+STARTED = [path for path in sorted(RECIPES.glob("*.py")) if "__main__" in path.read_text()]
 WAYS = {"active MINT", "registered", "hash register", "passive mint", "loss"}
 
 
@@ -213,3 +214,11 @@ def test_recipes_are_short_and_use_the_public_interface(path):
     )
     assert all(line == "import amint" or line.startswith(public) for line in imported)
     assert importlib.util.spec_from_file_location(path.stem, path) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STARTED, ids=lambda path: path.stem)
+def test_every_recipe_that_is_started_has_help_and_a_smallest_budget(path):
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--smoke" in done.stdout

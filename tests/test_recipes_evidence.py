@@ -85,6 +85,36 @@ def test_more_images_take_hardly_more_memory(tmp_path):
     assert grown[1] - grown[0] < 0.001 * 12_000, grown
 
 
+def saved(name, out):
+    """What a recipe without a plot saved."""
+    command = [sys.executable, RECIPES / f"{name}.py", "--smoke", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / f"{name}.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_few_images_show_that_the_stream_runs(tmp_path):
+    assert saved("stream", tmp_path)["images"] == 300
+
+
+@pytest.mark.slow
+def test_sets_of_a_small_audit_made_on_the_spot(tmp_path):
+    found = saved("sets", tmp_path)
+    assert found["largest p of 100 sets of 20 members"] < 0.2
+    assert 0.25 < found["median p of 100 sets of 20 unseen images"] < 0.75
+    assert found["share of them with p <= 0.01"] <= 0.06
+    assert found["mean false discovery proportion at level 0.05, half members"] <= 0.05
+    assert 1 < found["samples needed"]["needed"] <= 50
+
+
+def test_sets_of_a_run_need_its_data():
+    command = [sys.executable, RECIPES / "sets.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: sets of a run are made of its data: pass its --data-root, or --smoke")
+
+
 @pytest.mark.slow
 def test_the_controls_stop_the_false_alarms_of_another_domain(data_root, tmp_path):
     if not (data_root / "OMNIGLOT").is_dir():

@@ -1,6 +1,8 @@
 """The same file gets the same score in any batch, order or run, and no file is judged twice."""
 
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,12 @@ import pytest
 import timm
 import torch
 from audit_toys import PREPROCESSING, ToyNet, audit_of, images, write_pictures
+from PIL import Image
+from torch.utils.data import TensorDataset
 
 from amint.architecture import Architecture
 from amint.audit import Audit
+from amint.errors import UsageError
 from amint.heads import new_head
 from amint.verification import verify
 
@@ -57,11 +62,64 @@ def test_batch_size_and_journal_make_no_difference(tmp_path):
     plain = verify(bundle, folder, alpha=0.05, allow_import=[TOY.name])
     for options in ({"batch_size": 1}, {"batch_size": 7, "journal": tmp_path / "journal.jsonl"}, {"batch_size": 500}):
         assert same(plain, verify(bundle, folder, alpha=0.05, allow_import=[TOY.name], **options))
-    # Everything stands in the journal, so nothing is opened any more.
+    # Everything stands in the journal, so nothing is opened any more while the files look unchanged.
     for path in folder.iterdir():
-        path.write_bytes(b"")
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     again = verify(bundle, folder, alpha=0.05, allow_import=[TOY.name], journal=tmp_path / "journal.jsonl")
     assert same(plain, again)
+
+
+def change(folder):
+    """Files changed, gone, mended, exchanged for a link and added, after they were judged."""
+    (folder / "000.png").unlink()
+    shutil.copy(folder / "002.png", folder / "001.png")
+    shutil.copy(folder / "004.png", folder / "005 broken.png")
+    (folder / "006.png").write_text("no picture any more")
+    (folder / "007.png").unlink()
+    (folder / "007.png").symlink_to("missing.png")
+    os.utime(folder / "008.png", ns=(5, 5))
+    write_pictures(folder / "more", 2, seed=6)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "manifest"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_a_journal_says_of_files_that_changed_is_not_used(tmp_path, kind, finished):
+    bundle, folder, journal = saved(tmp_path), write_pictures(tmp_path / "pictures", 23), tmp_path / "journal.jsonl"
+    (folder / "005 broken.png").write_text("text")
+    submitted = folder
+    if kind == "manifest":
+        submitted = tmp_path / "list.csv"
+        names = [f"pictures/{path.name}" for path in sorted(folder.iterdir())]
+        submitted.write_text("\n".join(["path", *names, "pictures/more/000.png"]))
+
+    def stop(done, total):
+        if done >= 15 and not finished:
+            raise Interrupted
+
+    options = {"alpha": 0.05, "allow_import": [TOY.name]}
+    try:
+        verify(bundle, submitted, **options, batch_size=4, journal=journal, progress=stop)
+    except Interrupted:
+        assert not finished
+    change(folder)
+    plain = verify(bundle, submitted, **options)
+    seen = []
+    resumed = verify(bundle, submitted, **options, journal=journal, progress=lambda *n: seen.append(n))
+    assert same(plain, resumed)
+    for item in resumed.judged:
+        path = folder.parent / item.path if kind == "manifest" else folder / item.path
+        assert item.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert seen[-1] == (len(resumed.items), len(resumed.items))
+    # The journal holds lines of both times now, and those of today are the ones that count.
+    lines = journal.read_bytes()
+    assert same(plain, verify(bundle, submitted, **options, journal=journal))
+    assert journal.read_bytes() == lines, "nothing is judged a third time"
 
 
 SLOWLY = """
@@ -97,6 +155,51 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     )
     assert same(plain, resumed)
     assert seen[0][0] > judged
+
+
+PIXELS = (images(12) * 40 + 128).clamp(0, 255)
+REFUSED = {
+    "uint8": (PIXELS.byte(), r"does not take inputs of torch\.uint8: .* floating-point numbers first"),
+    "int64": (PIXELS.long(), r"does not take inputs of torch\.int64"),
+    "bool": (PIXELS > 128, r"does not take inputs of torch\.bool"),
+    "complex": (PIXELS.to(torch.complex64), r"does not take inputs of torch\.complex64"),
+    "a dataset of uint8": (TensorDataset(PIXELS.byte(), torch.zeros(12)), r"does not take inputs of torch\.uint8"),
+    "a number": (torch.tensor(1.0), r"expected inputs, a tensor \[n, \.\.\.\] .* a single number"),
+    "batches of a number": (iter([torch.tensor(1.0)]), r"expected inputs, a tensor \[n, \.\.\.\] .* a single number"),
+    "pictures": ([Image.new("RGB", (16, 16))], r"do not make a batch: .*PIL.*\. Expected preprocessed inputs"),
+    "labelled pictures": ([(Image.new("RGB", (16, 16)), 1)], r"do not make a batch: .*PIL.*amint\.Preprocessing"),
+    "rows of two shapes": (
+        [images(1)[0], images(1, shape=(3, 8, 8))[0]],
+        "not make a batch: .*tensors of one shape",
+    ),
+    "inputs by name": ({"image": images(12)}, r"found one dict with the keys \['image'\]; pass the inputs in it"),
+    "samples without a tensor": ([{"name": "a"}, {"name": "b"}], "yielded dict; expected a tensor of inputs"),
+    "paths": (["a.png", "b.png"], "yielded list; expected a tensor of inputs"),
+}
+
+
+@pytest.mark.parametrize("submitted, wrong", REFUSED.values(), ids=REFUSED)
+def test_what_is_no_input_is_refused_with_what_to_pass(submitted, wrong):
+    with pytest.raises(UsageError, match=wrong):
+        verify(audit_of(), submitted, alpha=0.05)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "8", True])
+def test_batch_sizes_that_cannot_be(size):
+    with pytest.raises(UsageError, match=f"batch_size must be a whole number of at least 1, found {size!r}"):
+        verify(audit_of(), images(5), alpha=0.05, batch_size=size)
+
+
+def test_numbers_of_any_kind_are_taken_where_the_model_takes_them():
+    class OfPixels(ToyNet):
+        def forward(self, x):
+            return super().forward(x.float() / 255)
+
+    audit = audit_of(OfPixels())
+    assert np.array_equal(audit.read(PIXELS.byte()).scores, audit.read(PIXELS.floor()).scores)
+    assert len(verify(audit, PIXELS.byte(), alpha=0.05).judged) == 12
+    rows = dict(enumerate(images(12)))
+    assert len(verify(audit, rows, alpha=0.05).judged) == 12, "a dataset, too"
 
 
 def test_a_model_that_is_no_classifier_is_judged_by_its_head_alone():

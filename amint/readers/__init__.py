@@ -3,7 +3,7 @@
 from amint.readers.batches import ImageFiles
 from amint.readers.images import Batch, ImageReader
 from amint.readers.limits import Limits
-from amint.readers.opening import open_submission
+from amint.readers.opening import open_submission, stamps_of
 from amint.readers.rows import PROPERTY_NAMES, Properties, Rejected, Row
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Rejected",
     "Row",
     "open_submission",
+    "stamps_of",
 ]

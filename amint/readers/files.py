@@ -18,7 +18,7 @@ from amint.readers.limits import Limits
 from amint.readers.rows import is_litter, printable
 from amint.readers.sources import Entry, check_members, check_size
 
-__all__ = ["Candidate", "Files", "list_candidates", "open_regular", "open_unchanged", "read_bytes", "why"]
+__all__ = ["Candidate", "Files", "list_candidates", "open_regular", "open_unchanged", "read_bytes", "stamp_of", "why"]
 
 # Non-blocking and not following links, where the system knows these: what was checked may be swapped before
 # it is opened.
@@ -84,7 +84,7 @@ class Folder:
 
     def __iter__(self) -> Iterator[Entry]:
         for candidate in self._candidates:
-            yield Entry(candidate.name, partial(read_bytes, candidate, self._folder))
+            yield Entry(candidate.name, partial(read_bytes, candidate, self._folder), stamp=stamp_of(candidate))
 
 
 def list_candidates(path: str | os.PathLike[str], limits: Limits) -> tuple[str, Sequence[Candidate]]:
@@ -128,6 +128,18 @@ def read_bytes(candidate: Candidate, folder: str, max_bytes: int) -> bytes:
     if len(content) != size:
         raise InputError("its size changed while it was read")
     return content
+
+
+def stamp_of(candidate: Candidate) -> str:
+    """Size and time of change of what would be read; "" where nothing would be."""
+    # Not even looked at: a manifest can name any path of the machine.
+    if candidate.reason:
+        return ""
+    try:
+        status = Path(candidate.location).stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def open_regular(real: str) -> BinaryIO:

@@ -98,7 +98,7 @@ class ImageReader:
                     wanted = shown_size(*expect)
                     raise InputError(f"{shown_size(*size)} pixels, but the model takes {wanted} (height x width)")
             except InputError as problem:
-                self._rejected.append(Rejected(entry.name, str(problem)))
+                self._rejected.append(Rejected(entry.name, str(problem), entry.stamp))
                 continue
             tensors.append(tensor)
             rows.append(row)
@@ -111,7 +111,8 @@ class ImageReader:
         content = entry.read(self._limits.max_bytes)
         picture = self._decoded(content)
         notes = "; ".join((*([entry.note] if entry.note else []), *picture.notes))
-        return Row(entry.name, hashlib.sha256(content).hexdigest(), picture.properties, notes), picture.tensor
+        row = Row(entry.name, hashlib.sha256(content).hexdigest(), picture.properties, notes, entry.stamp)
+        return row, picture.tensor
 
     def _decoded(self, content: bytes) -> Picture:
         try:

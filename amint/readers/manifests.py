@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from amint.errors import InputError
-from amint.readers.files import Files, open_unchanged, read_bytes
+from amint.readers.files import Files, open_unchanged, read_bytes, stamp_of
 from amint.readers.limits import Limits
 from amint.readers.rows import printable
 from amint.readers.sources import Entry, check_members
@@ -65,7 +65,8 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Entry]:
         for number, candidate in enumerate(self._files):
-            yield Entry(candidate.name, partial(read_bytes, candidate, self._folder), self._notes.get(number, ""))
+            note, stamp = self._notes.get(number, ""), stamp_of(candidate)
+            yield Entry(candidate.name, partial(read_bytes, candidate, self._folder), note, stamp)
 
 
 def _why_not(path: str) -> str:

@@ -18,7 +18,7 @@ from amint.readers.tables import Table
 from amint.readers.tars import Tar
 from amint.readers.zips import Zip
 
-__all__ = ["open_submission", "source_of"]
+__all__ = ["open_submission", "source_of", "stamps_of"]
 
 _DEFAULT = Limits()
 
@@ -50,19 +50,28 @@ def open_submission(
         UsageError: arguments that cannot work, or a Parquet file without pyarrow installed.
         InputError: nothing at ``path``, nothing in it that could be judged, or more than ``limits`` allow.
     """
-    try:
-        kind = kind_of(path)
-    except (OSError, ValueError) as error:
-        shown = printable(os.fspath(path))
-        raise InputError(f"cannot read {shown}: {why(error)}; pass a folder, an archive or a file") from None
     return ImageReader(
-        partial(source_of, path, kind, limits),
+        partial(source_of, path, _kind(path), limits),
         preprocessing,
         batch_size=batch_size,
         expect=expect,
         skip=skip,
         limits=limits,
     )
+
+
+def stamps_of(path: str | os.PathLike[str], names: Set[str], *, limits: Limits = _DEFAULT) -> dict[str, str] | None:
+    """Name -> stamp (:class:`amint.readers.sources.Entry`) of those of these names that the submission has now.
+
+    Nothing is opened but a manifest. None for one file with everything in it, which changes only as a whole.
+
+    Raises:
+        InputError: as :func:`open_submission`.
+    """
+    kind = _kind(path)
+    if kind not in ("folder", "manifest", ""):
+        return None
+    return {entry.name: entry.stamp for entry in source_of(path, kind, limits) if entry.name in names}
 
 
 def source_of(path: str | os.PathLike[str], kind: str, limits: Limits) -> Source:
@@ -81,3 +90,11 @@ def source_of(path: str | os.PathLike[str], kind: str, limits: Limits) -> Source
             "a zip or a tar archive"
         )
     return Folder(path, limits)
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
+    try:
+        return kind_of(path)
+    except (OSError, ValueError) as error:
+        shown = printable(os.fspath(path))
+        raise InputError(f"cannot read {shown}: {why(error)}; pass a folder, an archive or a file") from None

@@ -1,7 +1,7 @@
 """What a reader says of each file of a submission, and the names by which it says it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["PROPERTY_NAMES", "Properties", "Rejected", "Row", "is_litter", "printable"]
 
@@ -62,20 +62,24 @@ class Row:
         sha256: the lower-case hex digest of the file's bytes.
         properties: what its file tells without its content.
         note: in plain words what was lost or changed on the way to the model, "" where nothing was.
+        stamp: as of its entry (:class:`amint.readers.sources.Entry`), taken before it was read. It does not
+            count when rows are compared: a file in a folder and in an archive gives equal ones.
     """
 
     path: str
     sha256: str
     properties: Properties
     note: str = ""
+    stamp: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One file or folder that cannot be judged: ``path`` as in ``Row``, and the reason in plain words."""
+    """One file or folder that cannot be judged: ``path`` and ``stamp`` as in ``Row``, and the reason in plain words."""
 
     path: str
     reason: str
+    stamp: str = field(default="", compare=False)
 
 
 def printable(text: str) -> str:

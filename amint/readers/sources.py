@@ -21,11 +21,13 @@ class Entry:
         read: gives its bytes, at most the number it is called with, or raises InputError with the reason why not.
             Good until the next entry is asked for.
         note: what the reader has to say of it even if it can be judged.
+        stamp: changes whenever its file does; "" for a part of a file, which changes only with the whole.
     """
 
     name: str
     read: Callable[[int], bytes]
     note: str = ""
+    stamp: str = ""
 
 
 class Source(Protocol):

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import ArrayLike
 
+from amint.bundle_words import METHODS
 from amint.calibration import Calibration
 from amint.errors import UsageError
 from amint.evidence import HEAD, SCHEMA, Verdict
@@ -26,7 +27,6 @@ from amint.wording import chance
 
 __all__ = ["METHODS", "pictured", "write_report", "write_training_report"]
 
-METHODS = {"active": "active MINT", "registered": "registered afterwards", "passive": "passive MINT"}
 _KINDS = {
     HEAD: "what the head, told of the members in training, makes of the samples",
     "confidence": "how sure the model is of them; also shows data kept from the head, and takes easy samples for known",

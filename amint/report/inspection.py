@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from amint.bundle import Bundle
+from amint.bundle_words import METHODS, UPDATES, preprocessing_words, settings
 from amint.errors import BundleError, UsageError
 from amint.facts import task_facts
 from amint.findings import Control
 from amint.history import Curves
-from amint.report import METHODS, _write, parts
+from amint.report import _write, parts
 from amint.report.progress import progress_figures
 
 __all__ = ["write_bundle_report"]
@@ -25,35 +25,6 @@ _ROLES = {
     "members": "the model was trained on them",
     "external": "like the members; shown to the MINT head as not trained on",
     "calibration": "nothing was trained on them; they turn scores into p-values",
-}
-_UPDATES = {
-    "accounted_updates": "with the head",
-    "unaccounted_updates": "without the head",
-    "replaced_weights": "weights from elsewhere",
-}
-_SETTINGS = {
-    "balance": "Balance of the two losses",
-    "trunk_gradient": "Share of the MINT gradient that enters the model",
-    "ratio": "External rows a member row",
-    "negatives": "Hard negatives",
-    "negatives_of_members": "Hard negatives made of members, too",
-    "tolerance": "Changes under which members are known still",
-    "epochs": "Passes over the members",
-    "head_epochs": "Passes of the head alone, after training",
-    "lr": "Learning rate of the head",
-    "by_class": "Compared within the predicted class",
-    "calibration_copies": "Repeated calibration rows left out",
-}
-_SHOWN = {
-    "method",
-    "steps",
-    "members_seen",
-    "history",
-    "task",
-    "evaluation",
-    "controls",
-    "commitment",
-    "commitment_use",
 }
 
 
@@ -89,12 +60,13 @@ def _values(bundle: Bundle, facts: Mapping[str, Any]) -> dict[str, Any]:
         "task": task_facts(**facts["task"]) if "task" in facts else {},
         "auroc": _auroc(facts.get("evaluation")),
         "evaluation": parts.evaluation(facts.get("evaluation")),
-        "updates": {name: n for name in _UPDATES if (n := _count(facts, name)) is not None},
-        "update_kinds": _UPDATES,
+        "updates": {name: n for name in UPDATES if (n := _count(facts, name)) is not None},
+        "update_kinds": UPDATES,
         "controls": [_control(found) for found in facts.get("controls", ())],
         "curves": curves,
         "figures": {} if curves is None else progress_figures(curves),
-        "settings": [*_settings(facts)],
+        "settings": settings(facts),
+        "preprocessing": preprocessing_words(bundle.preprocessing, "×"),
         "bundle": bundle,
         "manifest": bundle.manifest,
         "sizes": [sum(t.numel() for t in weights.values()) for weights in (bundle.model_weights, bundle.head_weights)],
@@ -139,19 +111,6 @@ def _auroc(evaluation: Any) -> tuple[float, float, float] | None:
         return None
     found = evaluation["auroc"]
     return float(found["value"]), float(found["low"]), float(found["high"])
-
-
-def _settings(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Label and value of what is shown nowhere else, what amint knows first."""
-    known = {name: facts[name] for name in _SETTINGS if facts.get(name) is not None}
-    others = {name: value for name, value in facts.items() if name not in _SHOWN | set(_SETTINGS) | set(_UPDATES)}
-    return [(_SETTINGS.get(name, name), _text(value)) for name, value in (known | others).items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _count(counts: Mapping[str, Any], name: str) -> int | None:

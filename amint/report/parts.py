@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from amint.bundle_words import evaluation_rows
 from amint.calibration import Calibration
 from amint.evidence import Verdict
 from amint.items import Evidence, Items, by_rank
@@ -99,24 +100,4 @@ def power_sentence(verdict: Verdict, by_class: bool) -> str:
 
 def evaluation(figures: Any) -> list[tuple[str, str]]:
     """Name and value of each figure that the owner measured; a bundle can hold anything in its place."""
-    if not isinstance(figures, Mapping):
-        return []
-    level = figures.get("alpha")
-    return [
-        (f"Owner’s {_figure_name(name, level)}", _figure(found)) for name, found in figures.items() if name != "alpha"
-    ]
-
-
-def _figure_name(name: str, level: Any) -> str:
-    if name == "balanced_accuracy" and isinstance(level, float):
-        return f"balanced accuracy, at alpha = {level:g}"
-    return name.replace("tpr_at_fpr_", "TPR at an FPR of ").replace("auroc", "AUROC").replace("_", " ")
-
-
-def _figure(found: Any) -> str:
-    try:
-        value, low, high = (float(found[key]) for key in ("value", "low", "high"))
-        members, others = (int(n) for n in found["n"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return str(found)
-    return f"{value:.3f} (95 % interval {low:.3f} – {high:.3f}; {members:,} members, {others:,} unseen)"
+    return [(f"Owner’s {name}", value) for name, value in evaluation_rows(figures)]
