@@ -13,9 +13,8 @@ import numpy as np
 
 from amint.audit import Audit
 from amint.batches import Source
-from amint.commitments import commitment_sentence
 from amint.evidence import Verdict
-from amint.findings import Control, Provenance, SetTest
+from amint.findings import Control, SetTest
 from amint.items import Decision, Evidence, Items
 from amint.judging import (
     Scale,
@@ -28,6 +27,7 @@ from amint.judging import (
     submission_controls,
 )
 from amint.loading import load
+from amint.origin import provenance
 from amint.power import power_curve
 from amint.readers import PROPERTY_NAMES
 from amint.submission import Progress, read_files, read_tensors
@@ -77,12 +77,13 @@ def verify(
         AlphaError: fewer calibration samples than alpha needs; the message says how many would do.
         BundleError: the bundle cannot be used.
         InputError: there is nothing in the submission.
-        UsageError: files were submitted, but the bundle does not say how to preprocess them; or ``by_class`` for a
-            model that is no classifier.
+        UsageError: files were submitted, but the bundle does not say how to preprocess them; ``by_class`` for a model
+            that is no classifier; or model or head changed after they were calibrated.
     """
     audit = model if isinstance(model, Audit) else load(model, allow_import=allow_import)
     calibration = audit.calibrated()
     calibration.check_alpha(alpha)
+    weights = audit.check_unchanged()
     records = audit.recorded()
     scale = Scale(records, bool(audit.facts.get("by_class")) if by_class is None else by_class, float(alpha))
     refused = Items()
@@ -123,7 +124,7 @@ def verify(
         reason=" ".join(failed),
         comparison=scale.explain(samples),
         power=None if scale.by_class else _power(audit, float(alpha)),
-        provenance=_provenance(audit),
+        provenance=provenance(audit, weights),
         calibration_n=len(calibration.scores),
         smallest_p=calibration.smallest_p,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,19 +145,3 @@ def _power(audit: Audit, alpha: float) -> dict[str, object] | None:
     # The verdict shares alpha among its tests.
     tests = 1 if audit.recorded().confidence is None else 2
     return asdict(power_curve(members, audit.calibrated().scores, alpha=alpha / tests))
-
-
-def _provenance(audit: Audit) -> Provenance:
-    held, facts = audit.bundle, audit.facts
-    commitment = facts.get("commitment")
-    return Provenance(
-        bundle_sha256=None if held is None else held.sha256,
-        weights_sha256=None if held is None else held.manifest["files"]["model.safetensors"],
-        method=str(facts.get("method", "unknown")),
-        steps=facts.get("steps"),
-        unaccounted_updates=facts.get("unaccounted_updates"),
-        commitment=None if commitment is None else str(commitment["root"]),
-        signature="not signed" if held is None else held.signature.sentence(),
-        evaluation=facts.get("evaluation"),
-        committed=commitment_sentence(facts),
-    )

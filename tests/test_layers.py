@@ -101,6 +101,7 @@ SHARED = ARRAYS | {
     "merkle",
     "meters",
     "near_groups",
+    "origin",
     "perceptual",
     "posteriors",
     "preprocessing",
