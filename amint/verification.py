@@ -66,7 +66,8 @@ def verify(
             number in the verdict.
         alpha: accepted false-alarm rate of each of these decisions, between 0 and 1.
         by_class: compare each sample with calibration samples of the class that the model predicts for it; None for
-            what was decided when the audit was calibrated. To be decided before the outcome is known.
+            what was decided when the audit was calibrated. To be decided before the outcome is known. Where a class
+            has too few samples for alpha, with all classes together.
         allow_import: import paths of model code that the bundle may run.
         batch_size: samples read at once; makes no difference to any score.
         journal: for files: a file to note results in, so that an interrupted call with the same arguments can be
@@ -96,6 +97,7 @@ def verify(
     controls: tuple[Control, ...] = ()
     items = Items()
     tests: tuple[SetTest, ...] = ()
+    within = scale.by_class
     if len(samples):
         same, twins = already_known(samples, records, audit.trained())
         original = distinct(samples)
@@ -106,7 +108,9 @@ def verify(
         tests = set_tests(samples, scale, rows, groups)
         if len(rows) == 1:
             items = as_one(items, min(test.adjusted for test in tests), scale.alpha)
-        controls = (*submission_controls(samples, scale, rows[np.unique(groups)], PROPERTY_NAMES), same)
+        first = rows[np.unique(groups)]
+        within = scale.within(samples, first)
+        controls = (*submission_controls(samples, scale, first, PROPERTY_NAMES), same)
     controls += tuple(Control(**control) for control in audit.training_controls())
     failed = [control.sentence for control in controls if control.outcome == "failed"]
     together = min((test.adjusted for test in tests), default=None)
@@ -122,8 +126,8 @@ def verify(
         tests=tests,
         controls=controls,
         reason=" ".join(failed),
-        comparison=scale.explain(samples),
-        power=None if scale.by_class else _power(audit, float(alpha)),
+        comparison=scale.explain(samples, within),
+        power=None if within else _power(audit, float(alpha)),
         provenance=provenance(audit, weights),
         calibration_n=len(calibration.scores),
         smallest_p=calibration.smallest_p,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from audit_toys import audit_of, images, registered
+from audit_toys import ToyNet, audit_of, images, registered
 from scipy import stats
 
 import amint
@@ -77,6 +77,45 @@ def test_by_class_compares_with_the_predicted_class(tmp_path):
     pooled = verify(audit, submitted, alpha=0.2, by_class=False)
     assert "all 400 calibration samples" in pooled.comparison
     assert [i.p_value for i in pooled.items] == audit.calibrated().p_values(reading.scores).tolist()
+
+
+def of_several_classes(calibration):
+    """An audit that knows 32 members by heart, of a model that predicts different classes for them."""
+    torch.manual_seed(0)
+    model = ToyNet().eval()
+    with torch.no_grad():
+        model.classifier.bias -= model(images(300, seed=77)).mean(0)
+    audit = amint.register(model, images(32), images(64, seed=2), split=("entry", "middle"), epochs=60, ratio=2.0)
+    audit.calibrate(calibration)
+    return audit
+
+
+def test_by_class_with_classes_too_small_everything_is_compared_with_all_of_them():
+    audit = of_several_classes(images(199, seed=3))
+    assert len(np.unique(audit.records.classes)) > 1
+    for x in (images(1), images(40, seed=9)):
+        asked, pooled = (verify(audit, x, alpha=0.01, by_class=by_class) for by_class in (True, False))
+        assert "All samples are compared with all classes together" in asked.comparison
+        assert "Taken together" not in asked.comparison
+        assert asked.tests == pooled.tests
+        assert asked.items == pooled.items
+        assert asked.controls == pooled.controls
+    alone = verify(audit, images(1), alpha=0.01, by_class=True)
+    assert alone.tests[0].p_value == alone.items[0].p_value
+
+
+def test_by_class_it_is_said_where_the_whole_is_compared_otherwise_than_its_samples():
+    audit = of_several_classes(images(400, seed=5))
+    names, sizes = np.unique(audit.records.classes, return_counts=True)
+    few = sizes.argmin()
+    # Two more than the smallest class has: with three samples of it, it has enough; with one, it does not.
+    alpha, own = 1 / (sizes[few] + 2), images(900, seed=6)
+    of_few = own[audit.read(own).classes == names[few]][:3]
+    verdict = verify(audit, of_few, alpha=alpha, by_class=True)
+    assert verdict.comparison.startswith("All samples are compared with all classes together")
+    assert verdict.comparison.endswith(
+        "Taken together they are compared within classes, each of which has enough with them counted."
+    )
 
 
 def test_by_class_needs_classes():
