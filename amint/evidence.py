@@ -21,7 +21,7 @@ from amint.result_files import as_csv, as_json, read_result, write_result
 
 __all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Items", "Provenance", "SetTest", "Verdict", "by_rank"]
 
-SCHEMA = 3
+SCHEMA = 4
 HEAD = "MINT head"
 
 
@@ -40,6 +40,7 @@ class Verdict:
         controls: whether the audit is valid at all.
         reason: why nothing can be told, in plain words; empty otherwise.
         comparison: what the samples were compared with, in plain words.
+        by_class: whether the submission as a whole was compared within the classes that the model predicts.
         power: how many samples a verdict on this model takes, :class:`amint.power.PowerCurve` as plain values, or None.
         provenance: where model and head came from.
         calibration_n: number of calibration non-members.
@@ -62,6 +63,7 @@ class Verdict:
     smallest_p: float
     created: str
     libraries: dict[str, str]
+    by_class: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", Items.of(self.items))
@@ -111,13 +113,18 @@ class Verdict:
         return wording.sentence(self)
 
     def values(self) -> dict[str, Any]:
-        """Everything, and what follows from it, by name."""
+        """Everything, and what follows from it, by name.
+
+        Among it ``counts``: how many were ``submitted`` and ``judged``, how many of these are exact ``copies``, how
+        many have a p-value of at most alpha taken one by one (``flagged_before_correction``), and how many are ``used``
+        once it is corrected for their number (``used_after_correction``).
+        """
         counts = {
             "submitted": len(self.items),
             "judged": len(self.judged),
             "copies": self.copies,
-            "flagged": self.flagged,
-            "used": self.used,
+            "flagged_before_correction": self.flagged,
+            "used_after_correction": self.used,
         }
         said = {"sentence": self.sentence(), "contradiction": self.contradiction, "next_steps": next_steps(self)}
         return {"schema": SCHEMA, **said, "counts": counts} | {

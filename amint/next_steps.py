@@ -36,6 +36,8 @@ def next_steps(verdict: Verdict) -> list[str]:
 
 
 def _more_samples(verdict: Verdict) -> list[str]:
+    if not verdict.power and verdict.by_class:
+        return ["Submit more samples of the same origin; how many a verdict by class takes is not known."]
     if not verdict.power:
         return ["Ask the owner for audit.evaluate, which says how many samples a verdict on this model takes."]
     needed, counted = verdict.power.get("needed") or 0, verdict.counted

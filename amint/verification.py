@@ -127,6 +127,7 @@ def verify(
         controls=controls,
         reason=" ".join(failed),
         comparison=scale.explain(samples, within),
+        by_class=within,
         power=None if within else _power(audit, float(alpha)),
         provenance=provenance(audit, weights),
         calibration_n=len(calibration.scores),

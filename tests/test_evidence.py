@@ -59,6 +59,7 @@ VERDICT = st.builds(
     controls=st.lists(CONTROLS, max_size=3).map(tuple),
     reason=TEXT,
     comparison=TEXT,
+    by_class=st.booleans(),
     power=st.none() | st.dictionaries(TEXT, FINITE, max_size=2),
     provenance=PROVENANCE,
     calibration_n=st.integers(1, 10**9),
@@ -111,8 +112,8 @@ def test_json_there_and_back_is_exact(one):
         "submitted": len(one.items),
         "judged": sum(item.score is not None for item in one.items),
         "copies": one.copies,
-        "flagged": one.flagged,
-        "used": one.used,
+        "flagged_before_correction": one.flagged,
+        "used_after_correction": one.used,
     }
 
 
@@ -129,14 +130,15 @@ def edited(**changes):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (edited(schema=1), "has schema 1, expected 3; use the amint that wrote it"),
+        (edited(schema=1), "has schema 1, expected 4; use the amint that wrote it"),
+        (edited(schema=3), "has schema 3, expected 4; use the amint that wrote it"),
         (edited(schema=None), "has schema None"),
         ("{}", "not a verdict that amint wrote"),
         ("[1]", "not a verdict that amint wrote"),
         ("null", "not a verdict that amint wrote"),
         ("", "not a verdict that amint wrote"),
         ("[" * 100_000, "not a verdict that amint wrote"),
-        ('{"schema": 3}', "not a verdict that amint wrote"),
+        ('{"schema": 4}', "not a verdict that amint wrote"),
         (edited(items=3), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a"}]), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a", "decision": "used", "more": 1}]), "not a verdict that amint wrote"),

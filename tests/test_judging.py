@@ -97,6 +97,7 @@ def test_by_class_with_classes_too_small_everything_is_compared_with_all_of_them
         asked, pooled = (verify(audit, x, alpha=0.01, by_class=by_class) for by_class in (True, False))
         assert "All samples are compared with all classes together" in asked.comparison
         assert "Taken together" not in asked.comparison
+        assert not asked.by_class
         assert asked.tests == pooled.tests
         assert asked.items == pooled.items
         assert asked.controls == pooled.controls
@@ -141,6 +142,8 @@ def test_the_power_curve_needs_known_members(knowing):
     audit = registered(images(32), images(64, seed=2), images(199, seed=3))
     audit.evaluate(images(32), images(100, seed=12))
     verdict = verify(audit, images(40, seed=9), alpha=0.05)
+    assert not verdict.by_class
+    assert verify(audit, images(40, seed=9), alpha=0.05, by_class=True).by_class
     assert verdict.power["members_n"] == 32
     assert verdict.power["needed"] <= 10
     assert verdict.power["alpha"] == 0.05 / len(verdict.tests), "the verdict's two tests share alpha"

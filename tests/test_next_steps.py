@@ -31,6 +31,8 @@ def test_too_few_samples():
     assert "more samples" not in told(few, power={"needed": 30})
     assert "more samples" not in told(few, power={"needed": None})
     assert "audit.evaluate" in told(few)
+    assert "audit.evaluate" not in told(few, by_class=True), "members are kept without their class"
+    assert "more samples of the same origin" in told(few, by_class=True)
     assert "more samples" not in told(verdict(), power=POWER), "nothing is missing"
 
 

@@ -391,9 +391,20 @@ def test_power_is_drawn_and_said(calibration, tmp_path):
 def test_a_comparison_by_class_draws_its_own_p_values_and_no_line(calibration, tmp_path):
     verdict = verdict_of([1.0, -3.0], calibration)
     items = tuple(replace(item, p_value=p) for item, p in zip(verdict.items, (0.25, 0.75), strict=True))
-    page = page_of(replace(verdict, items=items), calibration, tmp_path)
+    page = page_of(replace(verdict, items=items, by_class=True), calibration, tmp_path)
     assert "at or above the line" not in page.said("desc")[0]
     assert "2 p-values from 0.25 to 0.75" in page.said("desc")[1]
+
+
+@pytest.mark.parametrize(
+    "by_class, said", [(True, "known members are kept without their class"), (False, "audit.evaluate")]
+)
+def test_what_is_said_of_the_samples_needed_hangs_on_how_they_were_compared(by_class, said, calibration, tmp_path):
+    # The very p-values that a comparison with all would give.
+    page = page_of(verdict_of(CASES["unseen"], calibration, by_class=by_class), calibration, tmp_path)
+    assert said in page.text
+    assert ("audit.evaluate" in page.text) is not by_class
+    assert ("outscores a calibration sample of its class" in " ".join(page.text.split())) is by_class
 
 
 def test_where_it_comes_from(calibration, tmp_path):
