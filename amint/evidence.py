@@ -104,7 +104,9 @@ class Verdict:
 
     @property
     def contradiction(self) -> bool:
-        """Whether the head finds nothing where other evidence of the same verdict is strong."""
+        """Whether the head finds nothing where other evidence is strong, which a failed control leaves open."""
+        if self.decision == "cannot tell":
+            return False
         found = {test.name: test.adjusted <= self.alpha for test in self.tests}
         return HEAD in found and not found[HEAD] and any(found.values())
 

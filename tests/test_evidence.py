@@ -282,6 +282,10 @@ def test_strong_evidence_that_the_head_does_not_share_is_called_a_contradiction(
         assert not agreeing.contradiction
         assert "contradiction" not in agreeing.sentence()
     assert not verdict(decision="cannot tell", p=None).contradiction
+    untold = two_kinds(0.6, 0.0001, decision="cannot tell")
+    assert not untold.contradiction
+    assert json.loads(untold.to_json())["contradiction"] is False
+    assert not [step for step in json.loads(untold.to_json())["next_steps"] if "what else" in step]
 
 
 def test_a_failed_control_is_the_verdict():
