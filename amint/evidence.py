@@ -14,7 +14,7 @@ import numpy as np
 
 from amint import wording
 from amint.errors import UsageError
-from amint.findings import Control, Provenance, SetTest
+from amint.findings import Control, Provenance, SetTest, bound_level
 from amint.items import Decision, Evidence, Items, by_rank
 from amint.next_steps import next_steps
 from amint.result_files import as_csv, as_json, read_result, write_result
@@ -103,6 +103,11 @@ class Verdict:
         return int(self.judged.are_copies().sum())
 
     @property
+    def bound_level(self) -> float:
+        """The confidence at which ``members_at_least`` of each test holds: all of them together hold at 1 - alpha."""
+        return bound_level(self.alpha, len(self.tests))
+
+    @property
     def contradiction(self) -> bool:
         """Whether the head finds nothing where other evidence is strong, which a failed control leaves open."""
         if self.decision == "cannot tell":
@@ -129,7 +134,7 @@ class Verdict:
             "used_after_correction": self.used,
         }
         said = {"sentence": self.sentence(), "contradiction": self.contradiction, "next_steps": next_steps(self)}
-        return {"schema": SCHEMA, **said, "counts": counts} | {
+        return {"schema": SCHEMA, **said, "counts": counts, "bound_level": self.bound_level} | {
             part.name: getattr(self, part.name) for part in fields(self)
         }
 

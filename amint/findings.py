@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest"]
+__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest", "bound_level"]
 
 Outcome = Literal["passed", "failed", "not checked"]
 # What a provenance says of a bundle without a signature.
@@ -44,7 +44,7 @@ class SetTest:
         superiority: chance that a submitted sample outscores a calibration sample (of its class, if samples are
             compared by class), 0.5 = no difference.
         low, high: its 95 % interval.
-        members_at_least: lower 95 % confidence bound on how many submitted samples were used.
+        members_at_least: lower confidence bound on how many submitted samples were used, at :func:`bound_level`.
         samples: how many samples that is out of: those of other roles left out, exact and near copies counted once.
     """
 
@@ -56,6 +56,11 @@ class SetTest:
     high: float
     members_at_least: int
     samples: int
+
+
+def bound_level(alpha: float, tests: int) -> float:
+    """The confidence of each bound on members, of so many tests: none of them is wrong but with a chance of alpha."""
+    return 1 - alpha / max(tests, 1)
 
 
 @dataclass(frozen=True)

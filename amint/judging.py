@@ -18,7 +18,7 @@ from amint.dependence import groups_of_copies, p_value_of_groups, share_of_draws
 from amint.effect import Effect, effect, effect_by_class
 from amint.errors import UsageError
 from amint.evidence import HEAD
-from amint.findings import Control, SetTest
+from amint.findings import Control, SetTest, bound_level
 from amint.items import Items
 from amint.perceptual import Duplicate, Marks
 from amint.records import CalibrationRecords, TrainingRecords
@@ -111,11 +111,15 @@ class Scale:
             return Calibration(known).set_p_value(scores)
         return self._conditional(known).set_p_value(scores, classes)
 
-    def effect(self, scores: Floats, known: Floats, classes: NDArray[np.int64] | None) -> Effect:
-        """How far all ``scores`` stand above the ``known`` ones of the calibration samples, within any classes."""
+    def effect(self, scores: Floats, known: Floats, classes: NDArray[np.int64] | None, tests: int) -> Effect:
+        """How far all ``scores`` stand above the ``known`` ones of the calibration samples, within any classes.
+
+        Of so many ``tests`` together the bounds on members are wrong with a chance of at most alpha.
+        """
+        bound = bound_level(self.alpha, tests)
         if classes is None:
-            return effect(scores, known)
-        return effect_by_class(scores, classes, known, np.asarray(self.records.classes))
+            return effect(scores, known, bound=bound)
+        return effect_by_class(scores, classes, known, np.asarray(self.records.classes), bound=bound)
 
     def explain(self, samples: Samples, within: bool) -> str:
         """What the samples were compared with, in plain words; ``within`` classes if they were so taken together."""
@@ -191,7 +195,7 @@ def set_tests(
         p_values = [p_value_of_groups(p, of_first, share) for p, of_first in zip(p_values, of_firsts, strict=True)]
     tests = []
     for (name, own, known), p, adjusted in zip(kinds, p_values, holm(p_values).tolist(), strict=True):
-        size = scale.effect(own[first], known, None if classes is None else classes[first])
+        size = scale.effect(own[first], known, None if classes is None else classes[first], len(kinds))
         low, high = size.interval.low, size.interval.high
         tests.append(SetTest(name, p, adjusted, size.superiority, low, high, size.members_at_least, size.samples))
     return tuple(tests)

@@ -108,6 +108,7 @@ def test_json_there_and_back_is_exact(one):
     assert data["schema"] == SCHEMA
     assert data["sentence"] == one.sentence()
     assert data["contradiction"] == one.contradiction
+    assert data["bound_level"] == 1 - one.alpha / max(1, len(one.tests))
     assert data["counts"] == {
         "submitted": len(one.items),
         "judged": sum(item.score is not None for item in one.items),

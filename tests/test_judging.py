@@ -226,6 +226,22 @@ def test_no_path_to_used_exceeds_its_false_alarm_rate(size, n, by_class):
     assert flagged / (repeats * size) <= alpha + 4 * np.sqrt(alpha * (1 - alpha) * (1 / size + 1 / n) / repeats)
 
 
+@pytest.mark.slow
+def test_members_are_counted_among_unused_data_as_rarely_as_a_verdict_is_wrong():
+    """2,000 null submissions: at 95 % for each test the bound would be above 0 in 3 to 5 % of them."""
+    size, n, alpha, repeats, rng = 20, 500, 0.01, 2_000, np.random.default_rng(0)
+    counted = 0
+    for _ in range(repeats):
+        own, known = np.arange(size), np.arange(n)
+        records = CalibrationRecords(rng.normal(size=n), known, np.zeros((n, 62), np.float32), None, rng.normal(size=n))
+        names = Texts(f"row {i}" for i in own), Texts(None for _ in own), Texts("" for _ in own)
+        blind = np.zeros((size, 62), np.float32)
+        samples = Samples(*names, rng.normal(size=size), own, None, rng.normal(size=size), own, blind, None)
+        tests = set_tests(samples, Scale(records, False, alpha), own, own)
+        counted += any(test.members_at_least > 0 for test in tests)
+    assert counted <= stats.binom.ppf(0.999, repeats, alpha)
+
+
 def test_several_signals_of_one_reading_together(knowing):
     """As in the README."""
     own, known, unseen = (

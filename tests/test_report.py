@@ -349,6 +349,7 @@ def test_both_kinds_of_evidence_and_their_contradiction_are_shown(calibration, t
         assert row == [chance(test.p_value), chance(test.adjusted), f"{test.superiority:.3f}", row[3]]
         assert row[3] == f"{test.members_at_least} of 40"
         assert f"{test.low:.3f} – {test.high:.3f}" in page.said("small")
+    assert "with 99.5 % confidence each, so that all of them hold with 99 %;" in " ".join(page.text.split())
     assert page_of(verdict_of(own, calibration), calibration, tmp_path).whole("div", "contradiction") == []
 
 
