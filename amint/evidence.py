@@ -103,6 +103,16 @@ class Verdict:
         return int(self.judged.are_copies().sum())
 
     @property
+    def near_copies(self) -> int:
+        """How many judged items that are no exact copies look nearly like another, and do not count again."""
+        return max(0, len(self.judged) - self.copies - self.counted) if self.tests else 0
+
+    @property
+    def single(self) -> bool:
+        """Whether one sample was judged, copies aside: then the same is said of it as of the submission."""
+        return len(self.judged) - self.copies == 1
+
+    @property
     def bound_level(self) -> float:
         """The confidence at which ``members_at_least`` of each test holds: all of them together hold at 1 - alpha."""
         return bound_level(self.alpha, len(self.tests))

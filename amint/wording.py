@@ -68,8 +68,7 @@ def _unchecked(verdict: Verdict) -> list[str]:
 def _together(verdict: Verdict, n: int) -> str:
     found = f"({_shown(verdict.p_value or 0)}; accepted false-alarm rate {_rate(verdict)})"
     samples = "the judged sample" if n == 1 else f"taken together, the {n} judged samples"
-    near = n - verdict.copies - verdict.counted if verdict.tests else 0
-    kinds = [(verdict.copies, "exact"), (near, "near")]
+    kinds = [(verdict.copies, "exact"), (verdict.near_copies, "near")]
     again = [f"{count} {kind} {'copy' if count == 1 else 'copies'}" for count, kind in kinds if count]
     if again:
         samples += f" ({' and '.join(again)} not counted again)"

@@ -187,6 +187,36 @@ def test_copies_are_named_and_drawn_once(calibration, tmp_path):
     )
 
 
+def test_near_copies_are_named_beside_the_p_value_that_they_are_not_counted_in(calibration, tmp_path):
+    verdict = verdict_of([5.0, 4.0, 3.0, -3.0], calibration)
+    tests = tuple(replace(test, samples=2) for test in verdict.tests)
+    page = page_of(replace(verdict, tests=tests), calibration, tmp_path)
+    assert "the strongest evidence, corrected; 2 near copies not counted again" in page.said("dd")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_of_one_sample_no_correction_for_many_is_named(n, calibration, tmp_path):
+    page = page_of(verdict_of([-3.0] * n, calibration), calibration, tmp_path)
+    assert ("Benjamini-Hochberg" in page.text) is (n == 2)
+    assert ("Holm at 0.01, for more than one kind of evidence" in page.said("dd")) is (n == 1)
+
+
+def test_what_a_verdict_rests_on_and_what_to_do_stand_before_the_samples(calibration, tmp_path):
+    verdict = verdict_of([1.0, -3.0], calibration, rejected=[("bad.txt", "empty")])
+    page = page_of(verdict, calibration, tmp_path, thumbnails={"folder/0.png": picture()})
+    assert [text.partition(",")[0].partition(":")[0] for text in page.said("h2")] == [
+        "What the scores show",
+        "The evidence",
+        "Is this audit valid? Controls",
+        "What this rests on",
+        "What to do next",
+        "The samples",
+        "Judged samples",
+        "Could not be judged",
+        "Where it comes from",
+    ]
+
+
 def test_lists_the_twenty_most_and_five_least_suspicious_and_fifty_rejected(calibration, tmp_path):
     rejected = [(f"bad{i}.txt", "empty") for i in range(57)]
     verdict = verdict_of(np.random.default_rng(1).permutation(100) / 50, calibration, rejected=rejected)
