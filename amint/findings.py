@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest", "bound_level"]
+__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest", "bound_level", "lacks_files", "without_files"]
 
 Outcome = Literal["passed", "failed", "not checked"]
 # What a provenance says of a bundle without a signature.
@@ -31,6 +31,17 @@ class Control:
     p_value: float | None = None
     value: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+
+def without_files(control: Control) -> Control:
+    """The same of samples that came as files where the others did not, so that the files could not be compared."""
+    said = "Format, size and compression of the files were not compared: the calibration data did not come as files."
+    return replace(control, sentence=f"{control.sentence} {said}", details=control.details | {"files_compared": False})
+
+
+def lacks_files(control: Control) -> bool:
+    """Whether this is what :func:`without_files` gave."""
+    return control.details.get("files_compared") is False
 
 
 @dataclass(frozen=True)

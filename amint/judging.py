@@ -18,7 +18,7 @@ from amint.dependence import groups_of_copies, p_value_of_groups, share_of_draws
 from amint.effect import Effect, effect, effect_by_class
 from amint.errors import UsageError
 from amint.evidence import HEAD
-from amint.findings import Control, SetTest, bound_level
+from amint.findings import Control, SetTest, bound_level, without_files
 from amint.items import Items
 from amint.perceptual import Duplicate, Marks
 from amint.records import CalibrationRecords, TrainingRecords
@@ -245,5 +245,7 @@ def submission_controls(
     if within and samples.classes is not None and records.classes is not None:
         groups = samples.classes[rows], records.classes
     blind = blind_baseline(own, other, seed=_SEED, names=columns, groups=groups)
+    if samples.properties is not None and records.properties is None:
+        blind = without_files(blind)
     among = control_against_control(records.scores, groups=records.classes, seed=_SEED)
     return blind, among

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amint.findings import NOT_SIGNED
+from amint.findings import NOT_SIGNED, lacks_files
 
 if TYPE_CHECKING:
     from amint.evidence import Verdict
@@ -32,6 +32,11 @@ def next_steps(verdict: Verdict) -> list[str]:
         steps += _more_samples(verdict)
     if verdict.contradiction:
         steps.append("Ask the owner what else the model was trained on: the head cannot know what it was not told.")
+    if any(map(lacks_files, verdict.controls)):
+        steps.append(
+            "Ask the owner for a calibration from files, audit.calibrate(amint.ImageFiles(...)): whether format, size "
+            "and compression of the files give them away could not be checked."
+        )
     return [*steps, *_origin(verdict)]
 
 

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from audit_toys import ToyNet, audit_of, images, registered
+from audit_toys import PREPROCESSING, ToyNet, audit_of, images, registered, write_pictures
 from scipy import stats
 
 import amint
 from amint.errors import UsageError
 from amint.judging import Samples, Scale, as_one, judged_items, set_tests
+from amint.next_steps import next_steps
 from amint.records import CalibrationRecords
 from amint.roles import fingerprints
 from amint.set_tests import permutation_p, separation, split_test
@@ -187,6 +188,24 @@ def test_a_verdict_says_when_nothing_could_check_for_other_differences(knowing):
     assert few.decision == many.decision == "used"
     assert "could not be checked" in few.sentence()
     assert "could not be checked" not in many.sentence()
+
+
+@pytest.mark.parametrize("how", ["tensors", "files"])
+def test_files_that_the_calibration_cannot_be_compared_with_are_told(tmp_path, how):
+    files = amint.ImageFiles(write_pictures(tmp_path / "calibration", 60, seed=6), PREPROCESSING)
+    audit = audit_of(calibration=0)
+    audit.calibrate(files if how == "files" else torch.cat([batch["image"] for batch in files]))
+    architecture = amint.Architecture("import", "audit_toys:ToyNet")
+    path = audit.save(tmp_path / "toy.amint", preprocessing=PREPROCESSING, architecture=architecture)
+    folder = write_pictures(tmp_path / "pictures", 30)
+    verdict = verify(path, folder, alpha=0.05, allow_import=["audit_toys:ToyNet"])
+    [blind] = [control for control in verdict.controls if control.name == "blind baseline"]
+    told = how == "tensors"
+    assert blind.outcome == "passed"
+    assert ("compression of the files were not compared" in blind.sentence) is told
+    assert any("amint.ImageFiles" in step for step in next_steps(verdict)) is told
+    rows = verify(audit, torch.cat([batch["image"] for batch in amint.ImageFiles(folder, PREPROCESSING)]), alpha=0.05)
+    assert "files" not in rows.controls[0].sentence, "tensors have no files"
 
 
 @pytest.mark.slow

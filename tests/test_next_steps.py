@@ -4,6 +4,7 @@ import pytest
 from test_evidence import verdict
 
 from amint.evidence import Control, Provenance, SetTest
+from amint.findings import without_files
 from amint.next_steps import next_steps
 
 POWER = {"needed": 200}
@@ -51,6 +52,12 @@ def test_every_control_that_fails_has_a_remedy(name, said):
     steps = next_steps(replace(verdict("cannot tell"), controls=(failed,), provenance=SAVED))
     assert said in steps[0]
     assert told(verdict(), controls=(replace(failed, outcome="passed"),)) == told(verdict())
+
+
+def test_files_that_were_not_compared():
+    passed = Control("blind baseline", "passed", "It passed.")
+    assert "amint.ImageFiles" not in told(verdict(), controls=(passed,))
+    assert "amint.ImageFiles" in told(verdict(), controls=(without_files(passed),))
 
 
 def test_what_could_not_be_read():
