@@ -20,6 +20,7 @@ from amint.errors import UsageError
 from amint.evidence import HEAD
 from amint.findings import Control, SetTest, bound_level, without_files
 from amint.items import Items
+from amint.oddness import odd_samples
 from amint.perceptual import Duplicate, Marks
 from amint.records import CalibrationRecords, TrainingRecords
 from amint.spill import Table
@@ -227,6 +228,8 @@ def submission_controls(
 ) -> tuple[Control, ...]:
     """The controls of what is judged against the calibration, and of the calibration by itself.
 
+    What is too little for a classifier is looked at one by one.
+
     Args:
         samples: the submission.
         scale: what it is compared with.
@@ -247,5 +250,9 @@ def submission_controls(
     blind = blind_baseline(own, other, seed=_SEED, names=columns, groups=groups)
     if samples.properties is not None and records.properties is None:
         blind = without_files(blind)
+    odd: tuple[Control, ...] = ()
+    if blind.outcome == "not checked":
+        paths = [samples.paths[row] for row in rows.tolist()]
+        odd = (odd_samples(own, other, seed=_SEED, names=paths, groups=groups),)
     among = control_against_control(records.scores, groups=records.classes, seed=_SEED)
-    return blind, among
+    return blind, *odd, among

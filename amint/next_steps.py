@@ -14,6 +14,9 @@ __all__ = ["next_steps"]
 _AFTER = {
     "blind baseline": "Submit the files as they were before anything converted, resized or cropped them; or ask the "
     "owner for a calibration with data of the submission's kind that went the same way.",
+    "odd samples": "Leave out what is not like the rest, if it is only some of it (verdict.json names it). Or submit "
+    "the files as they were before anything converted, resized or cropped them, or ask the owner for a calibration "
+    "with data of this kind.",
     "members against external": "Ask the owner for another audit: its external data must come from where the training "
     "data comes from, or the head learns where data comes from instead of what was used.",
     "control against control": "Ask the owner for another calibration, drawn at random from one source, one sample of "

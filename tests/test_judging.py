@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from scipy import stats
 
 import amint
 from amint.errors import UsageError
+from amint.findings import Control
 from amint.judging import Samples, Scale, as_one, judged_items, set_tests
 from amint.next_steps import next_steps
 from amint.records import CalibrationRecords
@@ -188,6 +191,37 @@ def test_a_verdict_says_when_nothing_could_check_for_other_differences(knowing):
     assert few.decision == many.decision == "used"
     assert "could not be checked" in few.sentence()
     assert "could not be checked" not in many.sentence()
+    passed = replace(few, controls=(few.controls[0], Control("odd samples", "passed", "Not odd.")))
+    assert "could not be checked beyond this: none of them is strange by itself." in passed.sentence()
+
+
+def test_a_few_samples_of_another_kind_give_no_verdict_and_are_named():
+    audit = audit_of(calibration=999)
+    for x in (images(1, level=0.8), torch.rand(1, 3, 16, 16), images(4, seed=5, level=0.8)):
+        verdict = verify(audit, x, alpha=0.05)
+        outcomes = {control.name: control for control in verdict.controls}
+        assert outcomes["blind baseline"].outcome == "not checked"
+        assert (verdict.decision, verdict.items[0].decision) == ("cannot tell", "cannot tell")
+        assert outcomes["odd samples"].details["odd"] == [f"row {i}" for i in range(len(x))]
+        assert verdict.sentence().startswith("Cannot tell: ")
+        assert "far outside the calibration data" in verdict.sentence()
+        assert any(step.startswith("Leave out what is not like the rest") for step in next_steps(verdict))
+
+
+def test_a_few_samples_like_the_calibration_pass_and_many_need_no_such_control():
+    audit = audit_of(calibration=999)
+    few, many = (verify(audit, images(n, seed=5), alpha=0.05) for n in (3, 30))
+    assert {control.name: control.outcome for control in few.controls}["odd samples"] == "passed"
+    assert few.decision == "no evidence"
+    assert "odd samples" not in [control.name for control in many.controls]
+
+
+def test_by_class_odd_samples_are_looked_for_within_classes():
+    audit = of_several_classes(images(1_500, seed=5))
+    asked, pooled = (verify(audit, images(1, seed=6), alpha=0.05, by_class=by_class) for by_class in (True, False))
+    ranked = [{c.name: c for c in verdict.controls}["odd samples"].details["ranked"] for verdict in (asked, pooled)]
+    assert ranked[0] < ranked[1] == 750
+    assert asked.by_class
 
 
 @pytest.mark.parametrize("how", ["tensors", "files"])

@@ -74,6 +74,7 @@ ARRAYS = {
     "lower_bound",
     "metrics",
     "next_steps",
+    "oddness",
     "power",
     "ranksum",
     "result_files",

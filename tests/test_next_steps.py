@@ -41,6 +41,7 @@ def test_too_few_samples():
     "name, said",
     [
         ("blind baseline", "before anything converted"),
+        ("odd samples", "not like the rest"),
         ("members against external", "external data must come from"),
         ("control against control", "another calibration"),
         ("duplicates", "has not used as calibration"),
