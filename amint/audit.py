@@ -230,8 +230,7 @@ class Audit:
                 preprocessing does not describe it, or something else than a bundle is in the way.
         """
         records = self.recorded()
-        if self._calibrated_weights not in (None, bundle.digests(self.backbone, self.head)):
-            raise UsageError("the model changed after audit.calibrate(); calibrate again, then save")
+        self.check_unchanged()
         how = described(self.backbone, architecture, self.input_shape)
         lacking = {
             "how to build the model (architecture=)": how,
@@ -266,6 +265,13 @@ class Audit:
         """Take over what a bundle holds besides weights."""
         self.records, self.training, self.bundle = contents.records, contents.training, contents
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
+
+    def check_unchanged(self) -> dict[str, str]:
+        """SHA-256 of the weights by file name, or UsageError if they are not those that were calibrated."""
+        found = bundle.digests(self.backbone, self.head)
+        if self._calibrated_weights not in (None, found):
+            raise UsageError("the model or its MINT head changed after audit.calibrate(); calibrate again")
+        return found
 
     def recorded(self) -> CalibrationRecords:
         """The records of the calibration samples, or UsageError if there are none."""

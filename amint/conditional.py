@@ -86,6 +86,19 @@ class ConditionalCalibration:
         still_short = short - (own == needed - 1) + (own == 0)
         return np.asarray(still_short == 0, dtype=np.bool_)
 
+    def together(self, groups: ArrayLike, alpha: float) -> bool:
+        """Whether a submission as a whole, ``[m]`` classes, is compared within classes: if every class is large enough.
+
+        Large enough means that every class, all submitted samples counted with their own, has at least 1/alpha
+        samples: a choice that depends on calibration and submission alike, as in :meth:`per_class`, which it equals
+        for one sample. Where it says no, :meth:`per_class` says no of every sample. Raises as :meth:`per_class`.
+        """
+        self.check_alpha(alpha)
+        classes = _group_array(groups)
+        self._check_kind(classes)
+        counts = np.unique(np.concatenate([self.groups, classes]), return_counts=True)[1]
+        return bool(counts.min() >= samples_needed(alpha))
+
     def p_values(self, scores: ArrayLike, groups: ArrayLike, alpha: float) -> Floats:
         """One conformal p-value a sample, ``[m]`` scores and classes -> ``[m]``: per class or pooled.
 

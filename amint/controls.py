@@ -156,7 +156,7 @@ def control_against_control(
         ``value`` is the AUROC of second half against first. Details: ``drift`` (the same) and ``drift_p``,
         ``neighbours`` (their rank correlation) and ``neighbours_p``, ``ks`` (largest excess of the p-values'
         distribution over the uniform), ``at_5_percent`` (share of p-values of at most 0.05). ``not checked`` below
-        40 scores, or if they come sorted.
+        40 scores that have another of their group beside them, or if they come sorted.
 
     Raises:
         UsageError: scores or groups are not one-dimensional, or their lengths differ; no repeats.
@@ -170,8 +170,13 @@ def control_against_control(
         raise UsageError(f"repeats must be at least 1, found {repeats}")
     name, steps = "control against control", np.diff(values)
     is_sorted = steps.any() and ((steps >= 0).all() or (steps <= 0).all())
-    if len(values) < _FEWEST_IN_ORDER or is_sorted:
-        why = "sorted, their order is lost" if is_sorted else f"{len(values)}, and it takes {_FEWEST_IN_ORDER}"
+    of_groups = np.unique(codes, return_counts=True)[1]
+    comparable = int(of_groups[of_groups > 1].sum())
+    if comparable < _FEWEST_IN_ORDER or is_sorted:
+        alone = len(values) >= _FEWEST_IN_ORDER
+        which = f", but only {comparable} share their class with another" if alone else ""
+        few = f"{len(values)}{which}, and it takes {_FEWEST_IN_ORDER}"
+        why = "sorted, their order is lost" if is_sorted else few
         return Control(name, "not checked", f"Not checked against each other: the calibration scores are {why}.")
     order = _order(values, codes)
     drift, drift_p, neighbours, neighbours_p = order.values()

@@ -29,8 +29,8 @@ class Effect:
         superiority: the probability that a submitted sample outscores a calibration sample, ties counted 1/2:
             0.5 = no difference, 1 = complete separation.
         interval: of the superiority.
-        members_at_least: a lower confidence bound, at ``interval.confidence``, on how many submitted samples were
-            used; 0 = none can be counted.
+        members_at_least: a lower confidence bound, at the level that was asked for, on how many submitted samples
+            were used; 0 = none can be counted.
         samples: submitted samples.
         calibration_n: calibration non-members.
     """
@@ -42,11 +42,14 @@ class Effect:
     calibration_n: int
 
 
-def effect(submitted: ArrayLike, calibration: ArrayLike, confidence: float = 0.95) -> Effect:
+def effect(
+    submitted: ArrayLike, calibration: ArrayLike, confidence: float = 0.95, bound: float | None = None
+) -> Effect:
     """The effect size of a submission ``[m]`` against calibration scores ``[n]``.
 
     The probability of superiority is the AUROC of the two: free of scale and distribution, unlike a standardised
-    difference of means. Interval and bound hold at ``confidence`` each, not jointly.
+    difference of means. Its interval holds at ``confidence``, the lower bound on members at ``bound``, or at
+    ``confidence`` too; each of them, not both jointly.
 
     Raises UsageError for an empty side or a confidence outside (0, 1), NonFiniteError for NaN or infinity.
     """
@@ -55,7 +58,7 @@ def effect(submitted: ArrayLike, calibration: ArrayLike, confidence: float = 0.9
     return Effect(
         superiority=auroc(scores, labels),
         interval=auroc_interval(scores, labels, confidence),
-        members_at_least=members_at_least(x, y, confidence),
+        members_at_least=members_at_least(x, y, confidence if bound is None else bound),
         samples=len(x),
         calibration_n=len(y),
     )
@@ -67,6 +70,7 @@ def effect_by_class(
     calibration: ArrayLike,
     calibration_classes: NDArray[np.int64],
     confidence: float = 0.95,
+    bound: float | None = None,
 ) -> Effect:
     """The effect size of a submission ``[m]`` of these classes, each sample against calibration of its own class.
 
@@ -81,7 +85,7 @@ def effect_by_class(
     if not len(shared):
         return Effect(0.5, Interval(0.0, 1.0, confidence), 0, len(x), len(y))
     places, known_places, found = [], [], 0
-    each = 1 - error_rate(confidence) / len(shared)
+    each = 1 - error_rate(confidence if bound is None else bound) / len(shared)
     for group in shared:
         own, known = x[classes == group], np.sort(y[calibration_classes == group])
         places.append((_mid_ranks(own, known) + 0.5) / (len(known) + 1))

@@ -14,14 +14,14 @@ import numpy as np
 
 from amint import wording
 from amint.errors import UsageError
-from amint.findings import Control, Provenance, SetTest
+from amint.findings import Control, Provenance, SetTest, bound_level
 from amint.items import Decision, Evidence, Items, by_rank
 from amint.next_steps import next_steps
 from amint.result_files import as_csv, as_json, read_result, write_result
 
 __all__ = ["HEAD", "SCHEMA", "Control", "Decision", "Evidence", "Items", "Provenance", "SetTest", "Verdict", "by_rank"]
 
-SCHEMA = 3
+SCHEMA = 4
 HEAD = "MINT head"
 
 
@@ -40,6 +40,7 @@ class Verdict:
         controls: whether the audit is valid at all.
         reason: why nothing can be told, in plain words; empty otherwise.
         comparison: what the samples were compared with, in plain words.
+        by_class: whether the submission as a whole was compared within the classes that the model predicts.
         power: how many samples a verdict on this model takes, :class:`amint.power.PowerCurve` as plain values, or None.
         provenance: where model and head came from.
         calibration_n: number of calibration non-members.
@@ -62,6 +63,7 @@ class Verdict:
     smallest_p: float
     created: str
     libraries: dict[str, str]
+    by_class: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", Items.of(self.items))
@@ -101,8 +103,25 @@ class Verdict:
         return int(self.judged.are_copies().sum())
 
     @property
+    def near_copies(self) -> int:
+        """How many judged items that are no exact copies look nearly like another, and do not count again."""
+        return max(0, len(self.judged) - self.copies - self.counted) if self.tests else 0
+
+    @property
+    def single(self) -> bool:
+        """Whether one sample was judged, copies aside: then the same is said of it as of the submission."""
+        return len(self.judged) - self.copies == 1
+
+    @property
+    def bound_level(self) -> float:
+        """The confidence at which ``members_at_least`` of each test holds: all of them together hold at 1 - alpha."""
+        return bound_level(self.alpha, len(self.tests))
+
+    @property
     def contradiction(self) -> bool:
-        """Whether the head finds nothing where other evidence of the same verdict is strong."""
+        """Whether the head finds nothing where other evidence is strong, which a failed control leaves open."""
+        if self.decision == "cannot tell":
+            return False
         found = {test.name: test.adjusted <= self.alpha for test in self.tests}
         return HEAD in found and not found[HEAD] and any(found.values())
 
@@ -111,16 +130,21 @@ class Verdict:
         return wording.sentence(self)
 
     def values(self) -> dict[str, Any]:
-        """Everything, and what follows from it, by name."""
+        """Everything, and what follows from it, by name.
+
+        Among it ``counts``: how many were ``submitted`` and ``judged``, how many of these are exact ``copies``, how
+        many have a p-value of at most alpha taken one by one (``flagged_before_correction``), and how many are ``used``
+        once it is corrected for their number (``used_after_correction``).
+        """
         counts = {
             "submitted": len(self.items),
             "judged": len(self.judged),
             "copies": self.copies,
-            "flagged": self.flagged,
-            "used": self.used,
+            "flagged_before_correction": self.flagged,
+            "used_after_correction": self.used,
         }
         said = {"sentence": self.sentence(), "contradiction": self.contradiction, "next_steps": next_steps(self)}
-        return {"schema": SCHEMA, **said, "counts": counts} | {
+        return {"schema": SCHEMA, **said, "counts": counts, "bound_level": self.bound_level} | {
             part.name: getattr(self, part.name) for part in fields(self)
         }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest"]
+__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest", "bound_level", "lacks_files", "without_files"]
 
 Outcome = Literal["passed", "failed", "not checked"]
 # What a provenance says of a bundle without a signature.
@@ -33,6 +33,17 @@ class Control:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+def without_files(control: Control) -> Control:
+    """The same of samples that came as files where the others did not, so that the files could not be compared."""
+    said = "Format, size and compression of the files were not compared: the calibration data did not come as files."
+    return replace(control, sentence=f"{control.sentence} {said}", details=control.details | {"files_compared": False})
+
+
+def lacks_files(control: Control) -> bool:
+    """Whether this is what :func:`without_files` gave."""
+    return control.details.get("files_compared") is False
+
+
 @dataclass(frozen=True)
 class SetTest:
     """One kind of evidence about the submission as a whole.
@@ -44,7 +55,7 @@ class SetTest:
         superiority: chance that a submitted sample outscores a calibration sample (of its class, if samples are
             compared by class), 0.5 = no difference.
         low, high: its 95 % interval.
-        members_at_least: lower 95 % confidence bound on how many submitted samples were used.
+        members_at_least: lower confidence bound on how many submitted samples were used, at :func:`bound_level`.
         samples: how many samples that is out of: those of other roles left out, exact and near copies counted once.
     """
 
@@ -56,6 +67,11 @@ class SetTest:
     high: float
     members_at_least: int
     samples: int
+
+
+def bound_level(alpha: float, tests: int) -> float:
+    """The confidence of each bound on members, of so many tests: none of them is wrong but with a chance of alpha."""
+    return 1 - alpha / max(tests, 1)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from amint.dependence import groups_of_copies, p_value_of_groups, share_of_draws
 from amint.effect import Effect, effect, effect_by_class
 from amint.errors import UsageError
 from amint.evidence import HEAD
-from amint.findings import Control, SetTest
+from amint.findings import Control, SetTest, bound_level, without_files
 from amint.items import Items
+from amint.oddness import odd_samples
 from amint.perceptual import Duplicate, Marks
 from amint.records import CalibrationRecords, TrainingRecords
 from amint.spill import Table
@@ -99,23 +100,39 @@ class Scale:
             return self._conditional(self.records.scores).p_values(samples.scores, samples.classes, self.alpha)
         return Calibration(self.records.scores).p_values(samples.scores)
 
+    def within(self, samples: Samples, rows: NDArray[np.int64]) -> bool:
+        """Whether these rows, taken together, are compared within classes: asked for, and every class has enough."""
+        if not self.by_class or samples.classes is None:
+            return False
+        return self._conditional(self.records.scores).together(samples.classes[rows], self.alpha)
+
     def set_p_value(self, scores: Floats, known: Floats, classes: NDArray[np.int64] | None) -> float:
-        """One p-value for all ``scores`` against the ``known`` scores of the calibration samples."""
-        if self.by_class and classes is not None:
-            return self._conditional(known).set_p_value(scores, classes)
-        return Calibration(known).set_p_value(scores)
+        """One p-value for all ``scores`` against the ``known`` ones of the calibration samples, within any classes."""
+        if classes is None:
+            return Calibration(known).set_p_value(scores)
+        return self._conditional(known).set_p_value(scores, classes)
 
-    def effect(self, scores: Floats, known: Floats, classes: NDArray[np.int64] | None) -> Effect:
-        """How far all ``scores`` stand above the ``known`` scores of the calibration samples."""
-        if self.by_class and classes is not None:
-            return effect_by_class(scores, classes, known, np.asarray(self.records.classes))
-        return effect(scores, known)
+    def effect(self, scores: Floats, known: Floats, classes: NDArray[np.int64] | None, tests: int) -> Effect:
+        """How far all ``scores`` stand above the ``known`` ones of the calibration samples, within any classes.
 
-    def explain(self, samples: Samples) -> str:
-        """What the samples were compared with, in plain words."""
+        Of so many ``tests`` together the bounds on members are wrong with a chance of at most alpha.
+        """
+        bound = bound_level(self.alpha, tests)
+        if classes is None:
+            return effect(scores, known, bound=bound)
+        return effect_by_class(scores, classes, known, np.asarray(self.records.classes), bound=bound)
+
+    def explain(self, samples: Samples, within: bool) -> str:
+        """What the samples were compared with, in plain words; ``within`` classes if they were so taken together."""
         n = len(self.records.scores)
         if self.by_class and samples.classes is not None and len(samples):
-            return self._conditional(self.records.scores).explain(samples.classes, self.alpha)
+            known = self._conditional(self.records.scores)
+            said, own = known.explain(samples.classes, self.alpha), known.per_class(samples.classes, self.alpha)
+            if within and not own.all():
+                said += " Taken together they are compared within classes, each of which has enough with them counted."
+            if not within and own.any():
+                said += " Taken together they are compared with all classes."
+            return said
         said = f"Each sample is compared with all {n:,} calibration samples."
         if self.records.classes is not None and depends_on_class(self.records.scores, self.records.classes) < 0.001:
             said += (
@@ -168,18 +185,18 @@ def set_tests(
     if not len(rows):
         return ()
     first, share = rows[np.unique(groups)], share_of_draws(groups)
+    classes = samples.classes if scale.within(samples, first) else None
 
     def p_value(own: Floats, known: Floats, chosen: NDArray[np.int64]) -> float:
-        return scale.set_p_value(own[chosen], known, None if samples.classes is None else samples.classes[chosen])
+        return scale.set_p_value(own[chosen], known, None if classes is None else classes[chosen])
 
     p_values = [p_value(own, known, rows) for _, own, known in kinds]
     if len(first) < len(rows):
         of_firsts = [p_value(own, known, first) for _, own, known in kinds]
         p_values = [p_value_of_groups(p, of_first, share) for p, of_first in zip(p_values, of_firsts, strict=True)]
-    classes = None if samples.classes is None else samples.classes[first]
     tests = []
     for (name, own, known), p, adjusted in zip(kinds, p_values, holm(p_values).tolist(), strict=True):
-        size = scale.effect(own[first], known, classes)
+        size = scale.effect(own[first], known, None if classes is None else classes[first], len(kinds))
         low, high = size.interval.low, size.interval.high
         tests.append(SetTest(name, p, adjusted, size.superiority, low, high, size.members_at_least, size.samples))
     return tuple(tests)
@@ -211,13 +228,15 @@ def submission_controls(
 ) -> tuple[Control, ...]:
     """The controls of what is judged against the calibration, and of the calibration by itself.
 
+    What is too little for a classifier is looked at one by one.
+
     Args:
         samples: the submission.
         scale: what it is compared with.
         rows: its distinct samples that play no other role, without near copies.
         names: of the properties of files.
     """
-    records = scale.records
+    records, within = scale.records, scale.within(samples, rows)
     # More would cost memory and change no outcome.
     rows = np.sort(np.random.default_rng(_SEED).permutation(rows)[:_MOST_COMPARED])
     own, other, columns = samples.blind[rows], records.blind, list(FEATURES)
@@ -226,8 +245,14 @@ def submission_controls(
         other = np.concatenate([other, records.properties], axis=1)
         columns += names
     groups = None
-    if scale.by_class and samples.classes is not None and records.classes is not None:
+    if within and samples.classes is not None and records.classes is not None:
         groups = samples.classes[rows], records.classes
     blind = blind_baseline(own, other, seed=_SEED, names=columns, groups=groups)
+    if samples.properties is not None and records.properties is None:
+        blind = without_files(blind)
+    odd: tuple[Control, ...] = ()
+    if blind.outcome == "not checked":
+        paths = [samples.paths[row] for row in rows.tolist()]
+        odd = (odd_samples(own, other, seed=_SEED, names=paths, groups=groups),)
     among = control_against_control(records.scores, groups=records.classes, seed=_SEED)
-    return blind, among
+    return blind, *odd, among

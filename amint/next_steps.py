@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amint.findings import NOT_SIGNED
+from amint.findings import NOT_SIGNED, lacks_files
 
 if TYPE_CHECKING:
     from amint.evidence import Verdict
@@ -14,6 +14,9 @@ __all__ = ["next_steps"]
 _AFTER = {
     "blind baseline": "Submit the files as they were before anything converted, resized or cropped them; or ask the "
     "owner for a calibration with data of the submission's kind that went the same way.",
+    "odd samples": "Leave out what is not like the rest, if it is only some of it (verdict.json names it). Or submit "
+    "the files as they were before anything converted, resized or cropped them, or ask the owner for a calibration "
+    "with data of this kind.",
     "members against external": "Ask the owner for another audit: its external data must come from where the training "
     "data comes from, or the head learns where data comes from instead of what was used.",
     "control against control": "Ask the owner for another calibration, drawn at random from one source, one sample of "
@@ -32,10 +35,17 @@ def next_steps(verdict: Verdict) -> list[str]:
         steps += _more_samples(verdict)
     if verdict.contradiction:
         steps.append("Ask the owner what else the model was trained on: the head cannot know what it was not told.")
+    if any(map(lacks_files, verdict.controls)):
+        steps.append(
+            "Ask the owner for a calibration from files, audit.calibrate(amint.ImageFiles(...)): whether format, size "
+            "and compression of the files give them away could not be checked."
+        )
     return [*steps, *_origin(verdict)]
 
 
 def _more_samples(verdict: Verdict) -> list[str]:
+    if not verdict.power and verdict.by_class:
+        return ["Submit more samples of the same origin; how many a verdict by class takes is not known."]
     if not verdict.power:
         return ["Ask the owner for audit.evaluate, which says how many samples a verdict on this model takes."]
     needed, counted = verdict.power.get("needed") or 0, verdict.counted

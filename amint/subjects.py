@@ -16,6 +16,7 @@ from amint.audit import Audit
 from amint.errors import RoleOverlapError, UsageError
 from amint.identity import model_digest
 from amint.labelled import LabelledRows
+from amint.origin import bundle_of
 from amint.queries import Queries
 from amint.targets import ClassifierTarget, Target
 from amint.twins import untrained_twin
@@ -104,8 +105,9 @@ def described(subject: Subject, rows: LabelledRows) -> dict[str, str]:
     found = {"model": subject.kind}
     if subject.network is not None:
         found["model_sha256"] = model_digest(subject.network, lenient=True)
-    if subject.audit is not None and subject.audit.bundle is not None:
-        found["bundle_sha256"] = subject.audit.bundle.sha256
+    held = None if subject.audit is None else bundle_of(subject.audit)
+    if held is not None:
+        found["bundle_sha256"] = held.sha256
     for name, side in (("members", rows.is_member), ("nonmembers", ~rows.is_member)):
         found[f"{name}_sha256"] = hashlib.sha256(rows.marks[side].tobytes() + rows.classes[side].tobytes()).hexdigest()
     return found

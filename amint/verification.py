@@ -12,9 +12,8 @@ import numpy as np
 
 from amint.audit import Audit
 from amint.batches import Source
-from amint.commitments import commitment_sentence
 from amint.evidence import Verdict
-from amint.findings import Control, Provenance, SetTest
+from amint.findings import Control, SetTest
 from amint.items import Decision, Evidence, Items
 from amint.judging import (
     Scale,
@@ -27,6 +26,7 @@ from amint.judging import (
     submission_controls,
 )
 from amint.loading import load
+from amint.origin import provenance
 from amint.power import power_curve
 from amint.readers import PROPERTY_NAMES
 from amint.submission import Progress, read_files, read_tensors
@@ -66,7 +66,8 @@ def verify(
             number in the verdict.
         alpha: accepted false-alarm rate of each of these decisions, between 0 and 1.
         by_class: compare each sample with calibration samples of the class that the model predicts for it; None for
-            what was decided when the audit was calibrated. To be decided before the outcome is known.
+            what was decided when the audit was calibrated. To be decided before the outcome is known. Where a class
+            has too few samples for alpha, with all classes together.
         allow_import: import paths of model code that the bundle may run.
         batch_size: samples read at once; makes no difference to any score.
         journal: for files: a file to note results in, so that an interrupted call with the same arguments can be
@@ -77,12 +78,13 @@ def verify(
         AlphaError: fewer calibration samples than alpha needs; the message says how many would do.
         BundleError: the bundle cannot be used.
         InputError: there is nothing in the submission.
-        UsageError: files were submitted, but the bundle does not say how to preprocess them; or ``by_class`` for a
-            model that is no classifier.
+        UsageError: files were submitted, but the bundle does not say how to preprocess them; ``by_class`` for a model
+            that is no classifier; or model or head changed after they were calibrated.
     """
     audit = model if isinstance(model, Audit) else load(model, allow_import=allow_import)
     calibration = audit.calibrated()
     calibration.check_alpha(alpha)
+    weights = audit.check_unchanged()
     records = audit.recorded()
     scale = Scale(records, bool(audit.facts.get("by_class")) if by_class is None else by_class, float(alpha))
     refused = Items()
@@ -95,6 +97,7 @@ def verify(
     controls: tuple[Control, ...] = ()
     items = Items()
     tests: tuple[SetTest, ...] = ()
+    within = scale.by_class
     if len(samples):
         same, twins = already_known(samples, records, audit.trained())
         original = distinct(samples)
@@ -105,7 +108,9 @@ def verify(
         tests = set_tests(samples, scale, rows, groups)
         if len(rows) == 1:
             items = as_one(items, min(test.adjusted for test in tests), scale.alpha)
-        controls = (*submission_controls(samples, scale, rows[np.unique(groups)], PROPERTY_NAMES), same)
+        first = rows[np.unique(groups)]
+        within = scale.within(samples, first)
+        controls = (*submission_controls(samples, scale, first, PROPERTY_NAMES), same)
     controls += tuple(Control(**control) for control in audit.training_controls())
     failed = [control.sentence for control in controls if control.outcome == "failed"]
     together = min((test.adjusted for test in tests), default=None)
@@ -121,9 +126,10 @@ def verify(
         tests=tests,
         controls=controls,
         reason=" ".join(failed),
-        comparison=scale.explain(samples),
-        power=None if scale.by_class else _power(audit, float(alpha)),
-        provenance=_provenance(audit),
+        comparison=scale.explain(samples, within),
+        by_class=within,
+        power=None if within else _power(audit, float(alpha)),
+        provenance=provenance(audit, weights),
         calibration_n=len(calibration.scores),
         smallest_p=calibration.smallest_p,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,19 +150,3 @@ def _power(audit: Audit, alpha: float) -> dict[str, object] | None:
     # The verdict shares alpha among its tests.
     tests = 1 if audit.recorded().confidence is None else 2
     return asdict(power_curve(members, audit.calibrated().scores, alpha=alpha / tests))
-
-
-def _provenance(audit: Audit) -> Provenance:
-    held, facts = audit.bundle, audit.facts
-    commitment = facts.get("commitment")
-    return Provenance(
-        bundle_sha256=None if held is None else held.sha256,
-        weights_sha256=None if held is None else held.manifest["files"]["model.safetensors"],
-        method=str(facts.get("method", "unknown")),
-        steps=facts.get("steps"),
-        unaccounted_updates=facts.get("unaccounted_updates"),
-        commitment=None if commitment is None else str(commitment["root"]),
-        signature="not signed" if held is None else held.signature.sentence(),
-        evaluation=facts.get("evaluation"),
-        committed=commitment_sentence(facts),
-    )

@@ -56,20 +56,19 @@ def _told(verdict: Verdict, n: int) -> list[str]:
 
 
 def _unchecked(verdict: Verdict) -> list[str]:
-    blind = [control for control in verdict.controls if control.name == "blind baseline"]
-    if verdict.decision != "used" or not blind or blind[0].outcome != "not checked":
+    outcomes = {control.name: control.outcome for control in verdict.controls}
+    if verdict.decision != "used" or outcomes.get("blind baseline") != "not checked":
         return []
-    return [
-        "Whether they differ from the calibration data in something else than use could not be checked: too few, or "
-        "too few that can be compared."
-    ]
+    differ = "Whether they differ from the calibration data in something else than use could not be checked"
+    if outcomes.get("odd samples") == "passed":
+        return [f"{differ} beyond this: none of them is strange by itself."]
+    return [f"{differ}: too few, or too few that can be compared."]
 
 
 def _together(verdict: Verdict, n: int) -> str:
     found = f"({_shown(verdict.p_value or 0)}; accepted false-alarm rate {_rate(verdict)})"
     samples = "the judged sample" if n == 1 else f"taken together, the {n} judged samples"
-    near = n - verdict.copies - verdict.counted if verdict.tests else 0
-    kinds = [(verdict.copies, "exact"), (near, "near")]
+    kinds = [(verdict.copies, "exact"), (verdict.near_copies, "near")]
     again = [f"{count} {kind} {'copy' if count == 1 else 'copies'}" for count, kind in kinds if count]
     if again:
         samples += f" ({' and '.join(again)} not counted again)"

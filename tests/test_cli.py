@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-from audit_toys import audit_of, images, write_pictures
+from audit_toys import audit_of, tensors_of, write_pictures
 from PIL import Image
 from reader_pictures import encoded, picture, png
 from rich.console import Console
@@ -27,8 +27,10 @@ SHAPE = (3, 32, 32)
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     audit = audit_of(timm.create_model("test_resnet", num_classes=4), split="entry", shape=SHAPE)
-    audit.calibrate(images(99, seed=9, shape=SHAPE))
-    return audit.save(tmp_path_factory.mktemp("bundle") / "model.amint", preprocessing=Preprocessing(size=(32, 32)))
+    # Of the kind that is submitted: even a few pictures of another kind are noticed.
+    preprocessing, known = Preprocessing(size=(32, 32)), tmp_path_factory.mktemp("known")
+    audit.calibrate(tensors_of(write_pictures(known, 99, seed=9), preprocessing))
+    return audit.save(tmp_path_factory.mktemp("bundle") / "model.amint", preprocessing=preprocessing)
 
 
 @pytest.fixture

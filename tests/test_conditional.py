@@ -179,3 +179,46 @@ def test_dependence_on_the_class_is_seen():
 def test_what_cannot_work_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_together_every_class_needs_enough_with_the_submission_counted():
+    known = ConditionalCalibration(np.arange(30.0), np.repeat([0, 1], [18, 12]))
+    assert known.together([0, 0], 0.05) is False, "class 1 has 12 of 20"
+    assert known.together([0, 0, *[1] * 7], 0.05) is False
+    assert known.together([0, 0, *[1] * 8], 0.05) is True
+    assert known.together([0, 0, *[1] * 8, 2], 0.05) is False, "a class that the calibration does not know"
+    for one in (0, 1, 2):
+        assert known.together([one], 1 / 13) == known.per_class([one], 1 / 13).all()
+    with pytest.raises(UsageError, match="groups"):
+        known.together(["cat"], 0.05)
+
+
+def test_where_the_whole_is_pooled_so_is_every_sample():
+    rng = np.random.default_rng(0)
+    said = []
+    for _ in range(500):
+        known = ConditionalCalibration(rng.normal(size=60), rng.choice(3, 60, p=[0.3, 0.35, 0.35]))
+        classes = rng.choice(3, rng.integers(1, 6))
+        said.append(known.together(classes, 0.05))
+        if not said[-1]:
+            assert not known.per_class(classes, 0.05).any()
+    assert 0.1 < np.mean(said) < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", [1, 2, 20, 60])
+def test_the_choice_by_class_or_pooled_costs_no_false_alarms(m):
+    """Scores that hang on the class, and classes about as large as they must be: the choice is open every time."""
+    rng, alpha, repeats = np.random.default_rng(m), 0.05, 4_000
+    alarms, within = 0, 0
+    for _ in range(repeats):
+        classes = rng.choice(2, 60 + m, p=[0.67, 0.33])
+        scores = rng.normal(size=60 + m) + 3 * classes
+        known = ConditionalCalibration(scores[m:], classes[m:])
+        if known.together(classes[:m], alpha):
+            within += 1
+            alarms += known.set_p_value(scores[:m], classes[:m]) <= alpha
+        else:
+            alarms += known.pooled.set_p_value(scores[:m]) <= alpha
+    assert 0.2 * repeats < within
+    assert alarms <= stats.binom.ppf(0.999, repeats, alpha)

@@ -231,6 +231,15 @@ def test_sorted_or_few_scores_are_not_checked(direction):
     assert control_against_control([], seed=0).outcome == "not checked"
 
 
+@pytest.mark.parametrize("together", [0, 2, 39, 40])
+def test_scores_alone_in_their_class_have_nothing_to_be_compared_with(together):
+    groups = np.r_[np.zeros(together, int), 1 + np.arange(60 - together)]
+    control = control_against_control(rows(60)[:, 0], groups=groups, seed=0)
+    assert control.outcome == ("passed" if together == 40 else "not checked")
+    said = f"60, but only {together} share their class with another, and it takes 40"
+    assert (said in control.sentence) == (together < 40)
+
+
 def test_equal_scores_show_nothing():
     control = control_against_control(np.ones(50), seed=0)
     assert (control.outcome, control.value, control.details["at_5_percent"]) == ("passed", 0.5, 0.0)

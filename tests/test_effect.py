@@ -34,6 +34,21 @@ def test_the_interval_is_that_of_the_auroc_and_all_of_it_is_json():
     assert json.loads(json.dumps(asdict(found)))["interval"]["confidence"] == 0.9
 
 
+def test_the_bound_on_members_can_have_a_level_of_its_own():
+    x, y, classes, known = (
+        np.r_[np.full(9, 9.0), np.zeros(9)],
+        np.arange(200) % 5,
+        np.arange(18) % 2,
+        np.arange(200) % 2,
+    )
+    for level in (0.8, 0.99):
+        assert effect(x, y, bound=level).members_at_least == members_at_least(x, y, level)
+        assert effect(x, y, bound=level).interval == effect(x, y).interval
+        by_class = effect_by_class(x, classes, y, known, bound=level)
+        assert by_class.members_at_least == effect_by_class(x, classes, y, known, level).members_at_least
+        assert by_class.interval == effect_by_class(x, classes, y, known).interval
+
+
 def test_members_are_counted_where_they_cannot_be_overlooked():
     calibration = np.arange(1_000)
     assert members_at_least(np.full(20, 2_000), calibration) == 20

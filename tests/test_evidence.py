@@ -59,6 +59,7 @@ VERDICT = st.builds(
     controls=st.lists(CONTROLS, max_size=3).map(tuple),
     reason=TEXT,
     comparison=TEXT,
+    by_class=st.booleans(),
     power=st.none() | st.dictionaries(TEXT, FINITE, max_size=2),
     provenance=PROVENANCE,
     calibration_n=st.integers(1, 10**9),
@@ -107,12 +108,13 @@ def test_json_there_and_back_is_exact(one):
     assert data["schema"] == SCHEMA
     assert data["sentence"] == one.sentence()
     assert data["contradiction"] == one.contradiction
+    assert data["bound_level"] == 1 - one.alpha / max(1, len(one.tests))
     assert data["counts"] == {
         "submitted": len(one.items),
         "judged": sum(item.score is not None for item in one.items),
         "copies": one.copies,
-        "flagged": one.flagged,
-        "used": one.used,
+        "flagged_before_correction": one.flagged,
+        "used_after_correction": one.used,
     }
 
 
@@ -129,14 +131,15 @@ def edited(**changes):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        (edited(schema=1), "has schema 1, expected 3; use the amint that wrote it"),
+        (edited(schema=1), "has schema 1, expected 4; use the amint that wrote it"),
+        (edited(schema=3), "has schema 3, expected 4; use the amint that wrote it"),
         (edited(schema=None), "has schema None"),
         ("{}", "not a verdict that amint wrote"),
         ("[1]", "not a verdict that amint wrote"),
         ("null", "not a verdict that amint wrote"),
         ("", "not a verdict that amint wrote"),
         ("[" * 100_000, "not a verdict that amint wrote"),
-        ('{"schema": 3}', "not a verdict that amint wrote"),
+        ('{"schema": 4}', "not a verdict that amint wrote"),
         (edited(items=3), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a"}]), "not a verdict that amint wrote"),
         (edited(items=[{"path": "a", "decision": "used", "more": 1}]), "not a verdict that amint wrote"),
@@ -280,6 +283,10 @@ def test_strong_evidence_that_the_head_does_not_share_is_called_a_contradiction(
         assert not agreeing.contradiction
         assert "contradiction" not in agreeing.sentence()
     assert not verdict(decision="cannot tell", p=None).contradiction
+    untold = two_kinds(0.6, 0.0001, decision="cannot tell")
+    assert not untold.contradiction
+    assert json.loads(untold.to_json())["contradiction"] is False
+    assert not [step for step in json.loads(untold.to_json())["next_steps"] if "what else" in step]
 
 
 def test_a_failed_control_is_the_verdict():

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from audit_toys import audit_of, images, registered
+from audit_toys import PREPROCESSING, ToyNet, audit_of, images, registered, write_pictures
 from scipy import stats
 
 import amint
 from amint.errors import UsageError
+from amint.findings import Control
 from amint.judging import Samples, Scale, as_one, judged_items, set_tests
+from amint.next_steps import next_steps
 from amint.records import CalibrationRecords
 from amint.roles import fingerprints
 from amint.set_tests import permutation_p, separation, split_test
@@ -79,6 +83,46 @@ def test_by_class_compares_with_the_predicted_class(tmp_path):
     assert [i.p_value for i in pooled.items] == audit.calibrated().p_values(reading.scores).tolist()
 
 
+def of_several_classes(calibration):
+    """An audit that knows 32 members by heart, of a model that predicts different classes for them."""
+    torch.manual_seed(0)
+    model = ToyNet().eval()
+    with torch.no_grad():
+        model.classifier.bias -= model(images(300, seed=77)).mean(0)
+    audit = amint.register(model, images(32), images(64, seed=2), split=("entry", "middle"), epochs=60, ratio=2.0)
+    audit.calibrate(calibration)
+    return audit
+
+
+def test_by_class_with_classes_too_small_everything_is_compared_with_all_of_them():
+    audit = of_several_classes(images(199, seed=3))
+    assert len(np.unique(audit.records.classes)) > 1
+    for x in (images(1), images(40, seed=9)):
+        asked, pooled = (verify(audit, x, alpha=0.01, by_class=by_class) for by_class in (True, False))
+        assert "All samples are compared with all classes together" in asked.comparison
+        assert "Taken together" not in asked.comparison
+        assert not asked.by_class
+        assert asked.tests == pooled.tests
+        assert asked.items == pooled.items
+        assert asked.controls == pooled.controls
+    alone = verify(audit, images(1), alpha=0.01, by_class=True)
+    assert alone.tests[0].p_value == alone.items[0].p_value
+
+
+def test_by_class_it_is_said_where_the_whole_is_compared_otherwise_than_its_samples():
+    audit = of_several_classes(images(400, seed=5))
+    names, sizes = np.unique(audit.records.classes, return_counts=True)
+    few = sizes.argmin()
+    # Two more than the smallest class has: with three samples of it, it has enough; with one, it does not.
+    alpha, own = 1 / (sizes[few] + 2), images(900, seed=6)
+    of_few = own[audit.read(own).classes == names[few]][:3]
+    verdict = verify(audit, of_few, alpha=alpha, by_class=True)
+    assert verdict.comparison.startswith("All samples are compared with all classes together")
+    assert verdict.comparison.endswith(
+        "Taken together they are compared within classes, each of which has enough with them counted."
+    )
+
+
 def test_by_class_needs_classes():
     class NoLogits(torch.nn.Module):
         def __init__(self):
@@ -102,6 +146,8 @@ def test_the_power_curve_needs_known_members(knowing):
     audit = registered(images(32), images(64, seed=2), images(199, seed=3))
     audit.evaluate(images(32), images(100, seed=12))
     verdict = verify(audit, images(40, seed=9), alpha=0.05)
+    assert not verdict.by_class
+    assert verify(audit, images(40, seed=9), alpha=0.05, by_class=True).by_class
     assert verdict.power["members_n"] == 32
     assert verdict.power["needed"] <= 10
     assert verdict.power["alpha"] == 0.05 / len(verdict.tests), "the verdict's two tests share alpha"
@@ -145,6 +191,55 @@ def test_a_verdict_says_when_nothing_could_check_for_other_differences(knowing):
     assert few.decision == many.decision == "used"
     assert "could not be checked" in few.sentence()
     assert "could not be checked" not in many.sentence()
+    passed = replace(few, controls=(few.controls[0], Control("odd samples", "passed", "Not odd.")))
+    assert "could not be checked beyond this: none of them is strange by itself." in passed.sentence()
+
+
+def test_a_few_samples_of_another_kind_give_no_verdict_and_are_named():
+    audit = audit_of(calibration=999)
+    for x in (images(1, level=0.8), torch.rand(1, 3, 16, 16), images(4, seed=5, level=0.8)):
+        verdict = verify(audit, x, alpha=0.05)
+        outcomes = {control.name: control for control in verdict.controls}
+        assert outcomes["blind baseline"].outcome == "not checked"
+        assert (verdict.decision, verdict.items[0].decision) == ("cannot tell", "cannot tell")
+        assert outcomes["odd samples"].details["odd"] == [f"row {i}" for i in range(len(x))]
+        assert verdict.sentence().startswith("Cannot tell: ")
+        assert "far outside the calibration data" in verdict.sentence()
+        assert any(step.startswith("Leave out what is not like the rest") for step in next_steps(verdict))
+
+
+def test_a_few_samples_like_the_calibration_pass_and_many_need_no_such_control():
+    audit = audit_of(calibration=999)
+    few, many = (verify(audit, images(n, seed=5), alpha=0.05) for n in (3, 30))
+    assert {control.name: control.outcome for control in few.controls}["odd samples"] == "passed"
+    assert few.decision == "no evidence"
+    assert "odd samples" not in [control.name for control in many.controls]
+
+
+def test_by_class_odd_samples_are_looked_for_within_classes():
+    audit = of_several_classes(images(1_500, seed=5))
+    asked, pooled = (verify(audit, images(1, seed=6), alpha=0.05, by_class=by_class) for by_class in (True, False))
+    ranked = [{c.name: c for c in verdict.controls}["odd samples"].details["ranked"] for verdict in (asked, pooled)]
+    assert ranked[0] < ranked[1] == 750
+    assert asked.by_class
+
+
+@pytest.mark.parametrize("how", ["tensors", "files"])
+def test_files_that_the_calibration_cannot_be_compared_with_are_told(tmp_path, how):
+    files = amint.ImageFiles(write_pictures(tmp_path / "calibration", 60, seed=6), PREPROCESSING)
+    audit = audit_of(calibration=0)
+    audit.calibrate(files if how == "files" else torch.cat([batch["image"] for batch in files]))
+    architecture = amint.Architecture("import", "audit_toys:ToyNet")
+    path = audit.save(tmp_path / "toy.amint", preprocessing=PREPROCESSING, architecture=architecture)
+    folder = write_pictures(tmp_path / "pictures", 30)
+    verdict = verify(path, folder, alpha=0.05, allow_import=["audit_toys:ToyNet"])
+    [blind] = [control for control in verdict.controls if control.name == "blind baseline"]
+    told = how == "tensors"
+    assert blind.outcome == "passed"
+    assert ("compression of the files were not compared" in blind.sentence) is told
+    assert any("amint.ImageFiles" in step for step in next_steps(verdict)) is told
+    rows = verify(audit, torch.cat([batch["image"] for batch in amint.ImageFiles(folder, PREPROCESSING)]), alpha=0.05)
+    assert "files" not in rows.controls[0].sentence, "tensors have no files"
 
 
 @pytest.mark.slow
@@ -182,6 +277,22 @@ def test_no_path_to_used_exceeds_its_false_alarm_rate(size, n, by_class):
     assert listed <= most
     # Samples of one submission share a calibration, which widens the spread of their rate but not its mean.
     assert flagged / (repeats * size) <= alpha + 4 * np.sqrt(alpha * (1 - alpha) * (1 / size + 1 / n) / repeats)
+
+
+@pytest.mark.slow
+def test_members_are_counted_among_unused_data_as_rarely_as_a_verdict_is_wrong():
+    """2,000 null submissions: at 95 % for each test the bound would be above 0 in 3 to 5 % of them."""
+    size, n, alpha, repeats, rng = 20, 500, 0.01, 2_000, np.random.default_rng(0)
+    counted = 0
+    for _ in range(repeats):
+        own, known = np.arange(size), np.arange(n)
+        records = CalibrationRecords(rng.normal(size=n), known, np.zeros((n, 62), np.float32), None, rng.normal(size=n))
+        names = Texts(f"row {i}" for i in own), Texts(None for _ in own), Texts("" for _ in own)
+        blind = np.zeros((size, 62), np.float32)
+        samples = Samples(*names, rng.normal(size=size), own, None, rng.normal(size=size), own, blind, None)
+        tests = set_tests(samples, Scale(records, False, alpha), own, own)
+        counted += any(test.members_at_least > 0 for test in tests)
+    assert counted <= stats.binom.ppf(0.999, repeats, alpha)
 
 
 def test_several_signals_of_one_reading_together(knowing):

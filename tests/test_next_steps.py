@@ -4,6 +4,7 @@ import pytest
 from test_evidence import verdict
 
 from amint.evidence import Control, Provenance, SetTest
+from amint.findings import without_files
 from amint.next_steps import next_steps
 
 POWER = {"needed": 200}
@@ -31,6 +32,8 @@ def test_too_few_samples():
     assert "more samples" not in told(few, power={"needed": 30})
     assert "more samples" not in told(few, power={"needed": None})
     assert "audit.evaluate" in told(few)
+    assert "audit.evaluate" not in told(few, by_class=True), "members are kept without their class"
+    assert "more samples of the same origin" in told(few, by_class=True)
     assert "more samples" not in told(verdict(), power=POWER), "nothing is missing"
 
 
@@ -38,6 +41,7 @@ def test_too_few_samples():
     "name, said",
     [
         ("blind baseline", "before anything converted"),
+        ("odd samples", "not like the rest"),
         ("members against external", "external data must come from"),
         ("control against control", "another calibration"),
         ("duplicates", "has not used as calibration"),
@@ -49,6 +53,12 @@ def test_every_control_that_fails_has_a_remedy(name, said):
     steps = next_steps(replace(verdict("cannot tell"), controls=(failed,), provenance=SAVED))
     assert said in steps[0]
     assert told(verdict(), controls=(replace(failed, outcome="passed"),)) == told(verdict())
+
+
+def test_files_that_were_not_compared():
+    passed = Control("blind baseline", "passed", "It passed.")
+    assert "amint.ImageFiles" not in told(verdict(), controls=(passed,))
+    assert "amint.ImageFiles" in told(verdict(), controls=(without_files(passed),))
 
 
 def test_what_could_not_be_read():

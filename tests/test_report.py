@@ -187,6 +187,36 @@ def test_copies_are_named_and_drawn_once(calibration, tmp_path):
     )
 
 
+def test_near_copies_are_named_beside_the_p_value_that_they_are_not_counted_in(calibration, tmp_path):
+    verdict = verdict_of([5.0, 4.0, 3.0, -3.0], calibration)
+    tests = tuple(replace(test, samples=2) for test in verdict.tests)
+    page = page_of(replace(verdict, tests=tests), calibration, tmp_path)
+    assert "the strongest evidence, corrected; 2 near copies not counted again" in page.said("dd")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_of_one_sample_no_correction_for_many_is_named(n, calibration, tmp_path):
+    page = page_of(verdict_of([-3.0] * n, calibration), calibration, tmp_path)
+    assert ("Benjamini-Hochberg" in page.text) is (n == 2)
+    assert ("Holm at 0.01, for more than one kind of evidence" in page.said("dd")) is (n == 1)
+
+
+def test_what_a_verdict_rests_on_and_what_to_do_stand_before_the_samples(calibration, tmp_path):
+    verdict = verdict_of([1.0, -3.0], calibration, rejected=[("bad.txt", "empty")])
+    page = page_of(verdict, calibration, tmp_path, thumbnails={"folder/0.png": picture()})
+    assert [text.partition(",")[0].partition(":")[0] for text in page.said("h2")] == [
+        "What the scores show",
+        "The evidence",
+        "Is this audit valid? Controls",
+        "What this rests on",
+        "What to do next",
+        "The samples",
+        "Judged samples",
+        "Could not be judged",
+        "Where it comes from",
+    ]
+
+
 def test_lists_the_twenty_most_and_five_least_suspicious_and_fifty_rejected(calibration, tmp_path):
     rejected = [(f"bad{i}.txt", "empty") for i in range(57)]
     verdict = verdict_of(np.random.default_rng(1).permutation(100) / 50, calibration, rejected=rejected)
@@ -349,6 +379,7 @@ def test_both_kinds_of_evidence_and_their_contradiction_are_shown(calibration, t
         assert row == [chance(test.p_value), chance(test.adjusted), f"{test.superiority:.3f}", row[3]]
         assert row[3] == f"{test.members_at_least} of 40"
         assert f"{test.low:.3f} – {test.high:.3f}" in page.said("small")
+    assert "with 99.5 % confidence each, so that all of them hold with 99 %;" in " ".join(page.text.split())
     assert page_of(verdict_of(own, calibration), calibration, tmp_path).whole("div", "contradiction") == []
 
 
@@ -391,9 +422,20 @@ def test_power_is_drawn_and_said(calibration, tmp_path):
 def test_a_comparison_by_class_draws_its_own_p_values_and_no_line(calibration, tmp_path):
     verdict = verdict_of([1.0, -3.0], calibration)
     items = tuple(replace(item, p_value=p) for item, p in zip(verdict.items, (0.25, 0.75), strict=True))
-    page = page_of(replace(verdict, items=items), calibration, tmp_path)
+    page = page_of(replace(verdict, items=items, by_class=True), calibration, tmp_path)
     assert "at or above the line" not in page.said("desc")[0]
     assert "2 p-values from 0.25 to 0.75" in page.said("desc")[1]
+
+
+@pytest.mark.parametrize(
+    "by_class, said", [(True, "known members are kept without their class"), (False, "audit.evaluate")]
+)
+def test_what_is_said_of_the_samples_needed_hangs_on_how_they_were_compared(by_class, said, calibration, tmp_path):
+    # The very p-values that a comparison with all would give.
+    page = page_of(verdict_of(CASES["unseen"], calibration, by_class=by_class), calibration, tmp_path)
+    assert said in page.text
+    assert ("audit.evaluate" in page.text) is not by_class
+    assert ("outscores a calibration sample of its class" in " ".join(page.text.split())) is by_class
 
 
 def test_where_it_comes_from(calibration, tmp_path):

@@ -6,6 +6,7 @@ from comparison_toys import TableTarget, table
 
 from amint.comparison import compare
 from amint.errors import RoleOverlapError, UsageError
+from amint.loading import load
 from amint.queries import Queries
 from amint.roles import fingerprints
 from amint.signals import Signals
@@ -98,6 +99,13 @@ def test_external_rows_are_refused_as_non_members_of_a_classifier_target_too():
     audit.training = replace(audit.training, external_marks=fingerprints(OTHERS[0][:4]).numpy())
     with pytest.raises(RoleOverlapError, match="4 of 30 non-members are external rows"):
         compare(ClassifierTarget(audit.backbone, audit=audit), MEMBERS, OTHERS)
+
+
+def test_a_changed_audit_is_not_described_as_the_bundle_it_was_loaded_from(tmp_path):
+    audit = load(audit_of().save(tmp_path / "toy"), model=ToyNet())
+    assert compare(audit, MEMBERS, OTHERS, attacks=["loss"]).target["bundle_sha256"] == audit.bundle.sha256
+    audit.note(plain_accuracy=0.5)
+    assert "bundle_sha256" not in compare(audit, MEMBERS, OTHERS, attacks=["loss"]).target
 
 
 @pytest.mark.parametrize("given", [None, OWN_QUERIES])

@@ -110,6 +110,44 @@ def test_a_register_says_where_it_comes_from(tmp_path, knowing):
     assert verify(knowing, images(2)).provenance.bundle_sha256 is None
 
 
+@pytest.mark.parametrize("part", ["backbone", "head"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_another_model_than_the_calibrated_one_is_refused(tmp_path, part, loaded):
+    audit = load(saved(tmp_path), allow_import=[TOY.name]) if loaded else audit_of()
+    verify(audit, images(3), alpha=0.05)
+    with torch.no_grad():
+        next(getattr(audit, part).parameters()).add_(0.01)
+    with pytest.raises(UsageError, match=r"changed after audit.calibrate\(\); calibrate again"):
+        verify(audit, images(3), alpha=0.05)
+    audit.calibrate(images(49, seed=98))
+    assert verify(audit, images(3), alpha=0.05).provenance.bundle_sha256 is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda audit: audit.calibrate(images(49, seed=98)),
+        lambda audit: audit.evaluate(images(30), images(30, seed=2)),
+        lambda audit: audit.note(plain_accuracy=0.5),
+        lambda audit: setattr(audit, "records", dataclasses.replace(audit.records)),
+        lambda audit: audit.facts.update(steps=9),
+    ],
+    ids=["calibrate", "evaluate", "note", "records", "facts"],
+)
+def test_an_audit_changed_after_loading_no_longer_goes_by_its_bundle(tmp_path, change):
+    path = saved(tmp_path)
+    audit, folder = load(path, allow_import=[TOY.name]), write_pictures(tmp_path / "pictures", 3)
+    before = verify(audit, folder, alpha=0.05).provenance
+    assert before.bundle_sha256 == audit.bundle.sha256
+    assert before.signature == audit.bundle.signature.sentence()
+    assert before.weights_sha256 == audit.bundle.manifest["files"]["model.safetensors"]
+    change(audit)
+    after = verify(audit, folder, alpha=0.05).provenance
+    assert after.bundle_sha256 is None
+    assert after.signature == "not signed: changed after it was loaded from a bundle"
+    assert after.weights_sha256 == before.weights_sha256, "the weights are still those"
+
+
 @pytest.mark.parametrize("alpha, n", [(0.01, 99), (0.019, 52), (0.001, 999)])
 def test_alpha_below_what_the_calibration_supports_names_what_would_do(alpha, n):
     with pytest.raises(AlphaError, match=f"alpha={alpha:g} is out of reach with 49 .* Use at least {n} calibration"):

@@ -64,7 +64,6 @@ def write_report(
     rejected = verdict.rejected
     word, _, rest = verdict.sentence().partition(": ")
     last = judged[max(_MOST_SUSPICIOUS, n_judged - _LEAST_SUSPICIOUS) :]
-    compared_by_class = parts.by_class(verdict, calibration)
     return _write(
         path,
         "verdict.html.j2",
@@ -86,8 +85,7 @@ def write_report(
         n_rejected=len(rejected),
         method=METHODS.get(verdict.provenance.method, verdict.provenance.method),
         evaluation=parts.evaluation(verdict.provenance.evaluation),
-        power_sentence=parts.power_sentence(verdict, compared_by_class),
-        by_class=compared_by_class,
+        power_sentence=parts.power_sentence(verdict),
         figures=parts.figures(verdict, calibration),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from amint.bundle_words import evaluation_rows
@@ -14,7 +13,7 @@ from amint.evidence import Verdict
 from amint.items import Evidence, Items, by_rank
 from amint.report.figures import p_value_plot, power_plot, roc_plot, score_histogram
 
-__all__ = ["by_class", "distinct", "evaluation", "figures", "pictured", "pictures", "power_sentence"]
+__all__ = ["distinct", "evaluation", "figures", "pictured", "pictures", "power_sentence"]
 
 _MOST_PICTURED = 12
 
@@ -56,11 +55,11 @@ def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
                 "scores",
                 ("calibration (not used)", calibration.scores),
                 ("submission", scores),
-                None if by_class(verdict, calibration) else line,
+                None if verdict.by_class else line,
             ),
             "p_values": p_value_plot("p-values", p_values, len(calibration.scores), verdict.alpha),
         }
-        if not by_class(verdict, calibration):
+        if not verdict.by_class:
             found["roc"] = roc_plot(
                 "roc",
                 {"submission": (scores, calibration.scores)},
@@ -72,16 +71,10 @@ def figures(verdict: Verdict, calibration: Calibration) -> dict[str, Markup]:
     return found
 
 
-def by_class(verdict: Verdict, calibration: Calibration) -> bool:
-    """Whether samples were compared with those of their class, so that no one score stands for a p-value."""
-    judged = verdict.judged
-    return not np.allclose(calibration.p_values(judged.numbers("score")), judged.numbers("p_value"))
-
-
-def power_sentence(verdict: Verdict, by_class: bool) -> str:
+def power_sentence(verdict: Verdict) -> str:
     """How many samples it takes, in words."""
     power = verdict.power
-    if by_class and not power:
+    if verdict.by_class and not power:
         return "Not known how many samples a verdict by class takes: known members are kept without their class."
     if not power:
         return (
