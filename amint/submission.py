@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from array import array
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable, Sequence
-=======
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import metadata
->>>>>>> mend-audit
 from pathlib import Path
 from typing import Any
 

@@ -71,7 +71,7 @@ def verify(
         allow_import: import paths of model code that the bundle may run.
         batch_size: samples read at once; makes no difference to any score.
         journal: for files: a file to note results in, so that an interrupted call with the same arguments can be
-            repeated and goes on where it was. Delete it when the submission changes.
+            repeated and goes on where it was. What it says of files that changed since is not used.
         progress: called after each batch with the number of samples read and of all samples (0: not known).
 
     Raises:

@@ -80,7 +80,8 @@ class Parts:
         members, external, *kept = held(told + kept) if pool.test is None else held(told) + held(kept)
         first = members.marks()
         external, second = external.but(first)
-        calibration, unseen = (rows.but(first, second)[0] for rows in kept)
+        calibration, third = kept[0].but(first, second)
+        unseen, _ = kept[1].but(first, second, third)
         augment = pool.augment if use.augment else plainly
         classes = int(pool.labels.max()) + 1
         return cls(members, external, calibration, unseen, classes, pool.negatives, augment)
