@@ -8,6 +8,7 @@ from audit_toys import PREPROCESSING, ToyNet, audit_of, images
 import amint
 from amint.bundle import read
 from amint.cli import main
+from amint.commands import console
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def full(tmp_path_factory):
 
 
 def test_everything_is_said_in_words_and_figures(full, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(console.out, "width", 400)
     assert run("inspect", full) == 0
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
     said = {line[1].strip(): line[2].strip() for line in lines}
