@@ -49,12 +49,12 @@ class Header:
     """What a journal belongs to; it is resumed only for an equal one.
 
     Attributes:
-        bundle_sha256: the identity of the bundle.
+        judge: the identity of the bundle and of the weights.
         submission: what ``submission_identity`` says of the submission.
         version: the version of amint.
     """
 
-    bundle_sha256: str
+    judge: str
     submission: str
     version: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -95,7 +96,9 @@ def read_files(
         what = f"cannot read {printable(str(path))}: {(error.strerror or str(error)).lower()}"
         raise InputError(f"{what}; pass a folder, an archive or a file") from None
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with Journal.open(journal, Header(held.sha256, identity, VERSION)) as book:
+    # An audit may have been given other weights, and calibrated anew, since it was loaded.
+    judge = hashlib.sha256(repr((held.sha256, sorted(audit.check_unchanged().items()))).encode()).hexdigest()
+    with Journal.open(journal, Header(judge, identity, VERSION)) as book:
         return read(book)
 
 

@@ -76,7 +76,7 @@ def test_every_line_is_json_and_the_first_says_what_it_belongs_to(tmp_path):
     lines = [json.loads(line) for line in written(tmp_path / "journal").splitlines()]
     assert lines[0] == {
         "format": "amint-journal 1",
-        "bundle_sha256": "ab" * 32,
+        "judge": "ab" * 32,
         "submission": "/submissions/one",
         "version": "0.1.0",
     }
@@ -103,7 +103,7 @@ def test_numbers_of_numpy(tmp_path):
         assert [type(value) for value in judged_in(journal)[0].properties] == [float, float]
 
 
-@pytest.mark.parametrize("field", ["bundle_sha256", "submission", "version"])
+@pytest.mark.parametrize("field", ["judge", "submission", "version"])
 def test_a_journal_of_something_else_is_started_anew(tmp_path, field):
     written(tmp_path / "journal")
     other = replace(HEADER, **{field: "other"})

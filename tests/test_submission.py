@@ -21,6 +21,7 @@ from amint.architecture import Architecture
 from amint.audit import Audit
 from amint.errors import UsageError
 from amint.heads import new_head
+from amint.loading import load
 from amint.verification import verify
 
 TOY = Architecture("import", "audit_toys:ToyNet")
@@ -85,6 +86,20 @@ def change(folder):
 
 class Interrupted(Exception):
     pass
+
+
+def test_a_journal_of_other_weights_is_not_used(tmp_path):
+    folder, journal = write_pictures(tmp_path / "pictures", 23), tmp_path / "journal.jsonl"
+    audit = load(saved(tmp_path), allow_import=[TOY.name])
+    before = verify(audit, folder, alpha=0.05, journal=journal)
+    with torch.no_grad():
+        next(audit.head.parameters()).mul_(-3)
+    audit.calibrate(images(99, seed=77))
+    plain = verify(audit, folder, alpha=0.05)
+    assert [item.score for item in plain.items] != [item.score for item in before.items]
+    assert [item.score for item in verify(audit, folder, alpha=0.05, journal=journal).items] == [
+        item.score for item in plain.items
+    ]
 
 
 @pytest.mark.parametrize("kind", ["folder", "manifest"])
