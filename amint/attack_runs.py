@@ -131,7 +131,7 @@ def result_of(
         seconds = time.perf_counter() - started
         threshold = _best_threshold(roc(tuning, is_member[parts.threshold]))
         found = summary(scores, inside, threshold, confidence=confidence)
-        notes = [_reversed(scores, inside)]
+        notes = [_note_of(fitted), _reversed(scores, inside)]
         bound = None
         if _pairs_can_be_formed(inside, classes):
             pairs = paired(scores, inside, classes, seed)
@@ -270,6 +270,11 @@ def _both_ways(scores: Floats, inside: Flags) -> tuple[tuple[Floats, Floats], tu
 def _reversed(scores: Floats, inside: Flags) -> str:
     others_higher = rank_sum_p(scores[~inside], scores[inside])
     return "members score clearly lower than non-members" if others_higher < _REVERSED else ""
+
+
+def _note_of(fitted: Attack) -> str:
+    note = getattr(fitted, "note", "")
+    return note if isinstance(note, str) else ""
 
 
 def _why(error: Exception) -> str:
