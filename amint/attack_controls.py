@@ -47,10 +47,12 @@ def controls_of(
         device: of the twin.
         progress: see :func:`amint.compare`.
     """
-    flags = shuffled(rows.is_member, rows.classes, parts, seed)
+    by_class = rows.classes_differ
+    flags = shuffled(rows.is_member, rows.classes, parts, seed, by_class=by_class)
+    apart = rows.is_member if by_class else None
     found = []
     for name, attack in attacks:
-        found.append(replace(control_of(SHUFFLED, attack, gathered.signals, flags, parts), attack=name))
+        found.append(replace(control_of(SHUFFLED, attack, gathered.signals, flags, parts, apart), attack=name))
     needs = frozenset().union(*(attack.needs for _, attack in attacks))
     try:
         if twin is None:

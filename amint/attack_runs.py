@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +29,8 @@ Rows = NDArray[np.intp]
 _DEALT = np.array([0, 1, 0, 2, 0, 1])
 _POINTS = 200
 _REVERSED = 0.001
+_LARGE = 2
+_TOLD_BY_CLASS = "the class alone tells members from non-members, so that no shuffling inside classes changes anything"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +71,22 @@ def split_rows(is_member: Flags, classes: NDArray[np.int64], rows: Rows, seed: i
     return Parts(fit, threshold, audited)
 
 
-def shuffled(is_member: Flags, classes: NDArray[np.int64], parts: Parts, seed: int) -> Flags:
-    """``is_member`` ``[n]`` with the flags permuted at random inside each class of each part."""
+def shuffled(is_member: Flags, classes: NDArray[np.int64], parts: Parts, seed: int, *, by_class: bool = False) -> Flags:
+    """``is_member`` ``[n]`` with the flags of each part permuted at random.
+
+    Args:
+        is_member: ``[n]``.
+        classes: ``[n]``.
+        parts: of the rows.
+        seed: of the permutations.
+        by_class: permute the flags of large classes apart, which keeps how frequent these are among members and among
+            non-members. As true and permuted flags then both go with the class, members and non-members have to be
+            judged apart: there an attack succeeds only if its scores go with the class, too.
+    """
     flags = is_member.copy()
     uses = (parts.fit, parts.threshold, parts.audited)
-    for number, (use, label) in enumerate(itertools.product(uses, np.unique(classes))):
-        rows = use[classes[use] == label]
+    groups = (rows for use in uses for rows in (_large_classes(use, classes) if by_class else [use]))
+    for number, rows in enumerate(groups):
         flags[rows] = shuffled_membership(is_member[rows], seed + number)
     return flags
 
@@ -119,7 +131,7 @@ def result_of(
         seconds = time.perf_counter() - started
         threshold = _best_threshold(roc(tuning, is_member[parts.threshold]))
         found = summary(scores, inside, threshold, confidence=confidence)
-        notes = [_reversed(scores, inside)]
+        notes = [_note_of(fitted), _reversed(scores, inside)]
         bound = None
         if _pairs_can_be_formed(inside, classes):
             pairs = paired(scores, inside, classes, seed)
@@ -173,16 +185,33 @@ def best_bound(
     return name, replace(best, confidence=confidence)
 
 
-def control_of(kind: str, attack: Attack, signals: Signals, is_member: Flags, parts: Parts) -> AttackControl:
-    """The attack where it must fail; the p-value is that of two one-sided rank-sum tests, doubled."""
+def control_of(
+    kind: str, attack: Attack, signals: Signals, is_member: Flags, parts: Parts, apart: Flags | None = None
+) -> AttackControl:
+    """The attack where it must fail; the p-value is that of two one-sided rank-sum tests, doubled.
+
+    Args:
+        kind: of the control.
+        attack: not fitted yet.
+        signals: ``[n]`` rows, with at least the attack's needs.
+        is_member: ``[n]``, as the control tells them.
+        parts: of the rows.
+        apart: ``[n]``, rows with different values are judged apart: the AUROC is the less likely of both, and its
+            p-value pays for the choice. None judges all together.
+    """
     try:
         fitted = attack.fit(signals_at(signals, attack, parts.fit), is_member[parts.fit].copy())
         scores = _scores(fitted, signals_at(signals, attack, parts.audited))
     except Exception as error:
         return AttackControl(kind, attack.name, None, None, _why(error))
     inside = is_member[parts.audited]
-    p_value = min(1.0, 2 * min(rank_sum_p(*pair) for pair in _both_ways(scores, inside)))
-    return AttackControl(kind, attack.name, auroc(scores, inside), p_value)
+    groups = [np.ones_like(inside)] if apart is None else [apart[parts.audited], ~apart[parts.audited]]
+    mixed = [group for group in groups if inside[group].any() and not inside[group].all()]
+    if not mixed:
+        return AttackControl(kind, attack.name, None, None, _TOLD_BY_CLASS)
+    found = [(_two_sided_p(scores[group], inside[group]), auroc(scores[group], inside[group])) for group in mixed]
+    p_value, reached = min(found)
+    return AttackControl(kind, attack.name, reached, min(1.0, len(found) * p_value))
 
 
 def signals_at(signals: Signals, attack: Attack, rows: Rows) -> Signals:
@@ -191,6 +220,17 @@ def signals_at(signals: Signals, attack: Attack, rows: Rows) -> Signals:
     for column in columns.values():
         column.setflags(write=False)
     return Signals(columns)
+
+
+def _large_classes(rows: Rows, classes: NDArray[np.int64]) -> list[Rows]:
+    """The rows of each large class, and all others together."""
+    # How often a small class occurs on each side is mostly luck, which must not pass for a difference: fewer than
+    # sqrt(n) / 2 classes of n rows are this large.
+    least = _LARGE * math.sqrt(len(rows))
+    kinds, counts = np.unique(classes[rows], return_counts=True)
+    large = kinds[counts >= least]
+    groups = [rows[classes[rows] == kind] for kind in large]
+    return [*groups, rows[~np.isin(classes[rows], large)]]
 
 
 def _scores(fitted: Attack, signals: Signals) -> Floats:
@@ -218,6 +258,10 @@ def _thinned(curve: Roc) -> tuple[tuple[float, float], ...]:
     return tuple((float(curve.fpr[i]), float(curve.tpr[i])) for i in np.unique(points))
 
 
+def _two_sided_p(scores: Floats, inside: Flags) -> float:
+    return min(1.0, 2 * min(rank_sum_p(*pair) for pair in _both_ways(scores, inside)))
+
+
 def _both_ways(scores: Floats, inside: Flags) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
     members, others = scores[inside], scores[~inside]
     return (members, others), (others, members)
@@ -226,6 +270,11 @@ def _both_ways(scores: Floats, inside: Flags) -> tuple[tuple[Floats, Floats], tu
 def _reversed(scores: Floats, inside: Flags) -> str:
     others_higher = rank_sum_p(scores[~inside], scores[inside])
     return "members score clearly lower than non-members" if others_higher < _REVERSED else ""
+
+
+def _note_of(fitted: Attack) -> str:
+    note = getattr(fitted, "note", "")
+    return note if isinstance(note, str) else ""
 
 
 def _why(error: Exception) -> str:

@@ -27,7 +27,7 @@ from amint.loading import load
 from amint.metrics import LOW_FPRS
 from amint.queries import Queries
 from amint.reference_notes import calibration_refusal, reference_notes, row_note
-from amint.subjects import check_external, described, device_of, subject_of
+from amint.subjects import check_roles, described, device_of, subject_of
 from amint.targets import Target
 from amint.versions import versions
 
@@ -81,7 +81,8 @@ def compare(
         progress: called with a stage, the number done and the number of all.
 
     Raises:
-        RoleOverlapError: some rows are members and non-members, or non-members were shown to the MINT head.
+        RoleOverlapError: some rows are members and non-members, some members are external or calibration rows of the
+            audit, or some non-members external ones.
         UsageError: unknown attacks, a confidence or delta out of range, too few rows, no labels, queries that differ
             from the target's own, or a target that none of the attacks can read.
         NonFiniteError: the model's outputs are NaN or infinite.
@@ -95,7 +96,7 @@ def compare(
     model = load(target, allow_import=allow_import) if isinstance(target, str | Path) else target
     subject = subject_of(model, taps, queries)
     rows = read_labelled(members, nonmembers, batch_size)
-    check_external(subject, rows)
+    check_roles(subject, rows)
     parts = split_rows(rows.is_member, rows.classes, rows.different, seed)
     place = device_of(subject)
     needs: frozenset[str] = frozenset().union(*(attack.needs for _, attack in entrants))

@@ -72,12 +72,17 @@ class LabelledRows:
                 "that can be iterated over again"
             )
 
+    @property
+    def classes_differ(self) -> bool:
+        """Whether the classes of members and of non-members are not equally frequent, by more than luck explains."""
+        _, table = self._class_counts()
+        return table.shape[1] > 1 and bool(stats.chi2_contingency(table).pvalue <= _CLASSES_DIFFER)
+
     def class_note(self) -> str:
-        """A warning if the classes of members and of non-members are not equally frequent, or an empty text."""
-        kinds = np.unique(self.classes)
-        table = np.array([[int((self.classes[side] == kind).sum()) for kind in kinds] for side in self._sides()])
-        if len(kinds) < 2 or stats.chi2_contingency(table).pvalue > _CLASSES_DIFFER:
+        """A warning if :attr:`classes_differ`, or an empty text."""
+        if not self.classes_differ:
             return ""
+        kinds, table = self._class_counts()
         shares = table / table.sum(axis=1, keepdims=True)
         worst = int(np.abs(shares[0] - shares[1]).argmax())
         inside, outside = (f"{100 * share:.1f} %" for share in shares[:, worst])
@@ -86,8 +91,11 @@ class LabelledRows:
             "the non-members. An attack can gain from the label alone; choose both from the same classes."
         )
 
-    def _sides(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        return self.is_member, ~self.is_member
+    def _class_counts(self) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+        """The classes ``[c]``, and how many members and non-members they have, ``[2, c]``."""
+        kinds, numbers = np.unique(self.classes, return_inverse=True)
+        sides = (self.is_member, ~self.is_member)
+        return kinds, np.stack([np.bincount(numbers[side], minlength=len(kinds)) for side in sides])
 
 
 def read_labelled(members: Labelled, nonmembers: Labelled, batch_size: int = 256) -> LabelledRows:

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from amint.attack_controls import twin_audit
@@ -21,7 +22,7 @@ from amint.queries import Queries
 from amint.targets import ClassifierTarget, Target
 from amint.twins import untrained_twin
 
-__all__ = ["Subject", "check_external", "described", "device_of", "subject_of"]
+__all__ = ["Subject", "check_roles", "described", "device_of", "subject_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,21 +83,32 @@ def device_of(subject: Subject) -> torch.device:
     return next((weight.device for weight in weights), torch.device("cpu"))
 
 
-def check_external(subject: Subject, rows: LabelledRows) -> None:
-    """The MINT head has learned to answer "no" for external rows: as non-members they would flatter it.
+def check_roles(subject: Subject, rows: LabelledRows) -> None:
+    """Hold both sides against what the audit knows: external and calibration rows are no members.
+
+    As non-members, external rows would flatter the MINT head, which has learned to answer "no" for them. Calibration
+    rows are non-members, as nothing was trained on them.
 
     Raises:
-        RoleOverlapError: some non-members are external rows.
+        RoleOverlapError: some members are external or calibration rows, or some non-members external ones.
     """
-    marks = None if subject.audit is None else subject.audit.training.external_marks
-    if marks is None:
+    audit = subject.audit
+    if audit is None:
         return
-    outside = rows.marks[~rows.is_member]
-    shown = np.flatnonzero(np.isin(outside, marks))
+    external = audit.trained().external_marks
+    calibration = None if audit.records is None else audit.records.marks
+    _check_apart(rows, "members", "external rows, which the task was not trained on", external)
+    _check_apart(rows, "members", "calibration rows, which nothing was trained on", calibration)
+    _check_apart(rows, "non-members", "external rows that the MINT head was trained on", external)
+
+
+def _check_apart(rows: LabelledRows, side: str, what: str, marks: NDArray[np.int64] | None) -> None:
+    mine = rows.marks[rows.is_member == (side == "members")]
+    shown = np.flatnonzero(np.isin(mine, [] if marks is None else marks))
     if len(shown):
         raise RoleOverlapError(
-            f"{len(shown)} of {len(outside)} non-members are external rows that the MINT head was trained on (first at "
-            f"rows {shown[:5].tolist()}); take them out of the non-members"
+            f"{len(shown)} of {len(mine)} {side} are {what} (first at rows {shown[:5].tolist()}); take them out of the "
+            f"{side}"
         )
 
 

@@ -7,9 +7,10 @@ import torch
 from comparison_toys import TableFleet, TableTarget, compared, table
 
 from amint.attack_results import Comparison
-from amint.attack_runs import split_rows
+from amint.attack_runs import control_of, shuffled, split_rows
 from amint.comparison import compare
 from amint.labelled import read_labelled
+from amint.signals import Signals
 
 
 class Scores:
@@ -104,3 +105,81 @@ def seen_by_all(use, name):
         TableTarget(signals, {n for n in signals.columns if not n.startswith(("reference_", "shadow_"))}),
         members, nonmembers, attacks=[name], fleet=TableFleet(signals),
     )[name]  # fmt: skip
+
+
+def world(n, seed, members_classes, others_classes, sees_class=0.0):
+    """Signals of n members and n non-members: members have a higher log-probability, class 0 has if it is seen."""
+    dice = np.random.default_rng(seed)
+    is_member = np.repeat([True, False], n)
+    classes = np.concatenate([dice.choice(members_classes, n), dice.choice(others_classes, n)])
+    logit = dice.normal(size=2 * n) + 1.5 * is_member + sees_class * (classes == 0)
+    return Signals({"logprob": -np.logaddexp(0, -logit)}), is_member, classes
+
+
+def shuffled_control(n, seed, *kinds, by_class, **options):
+    signals, is_member, classes = world(n, seed, *kinds, **options)
+    parts = split_rows(is_member, classes, np.arange(2 * n), seed)
+    flags = shuffled(is_member, classes, parts, seed, by_class=by_class)
+    apart = is_member if by_class else None
+    return control_of("shuffled membership", Scores(lambda logprob: logprob), signals, flags, parts, apart)
+
+
+@pytest.mark.parametrize("classes", [10, 100, 1000])
+def test_shuffled_membership_is_chance_whatever_the_number_of_classes(classes):
+    kinds = np.arange(classes)
+    found = [shuffled_control(1000, seed, kinds, kinds, by_class=False) for seed in range(20)]
+    # Each fails with a chance of 1 %: three of 20 would have one of 1 in 1000.
+    assert sum(control.p_value <= 0.01 for control in found) < 3
+    assert abs(np.mean([control.auroc for control in found]) - 0.5) < 0.01
+
+
+def test_classes_that_differ_are_shuffled_apart_where_they_are_large():
+    # Class 0 makes up half of the members and a tenth of the non-members.
+    kinds = [0] * 5 + [1, 2, 3, 4, 5], list(range(10))
+    assert shuffled_control(1000, 0, *kinds, by_class=True, sees_class=4.0).p_value < 1e-6
+    assert shuffled_control(1000, 0, *kinds, by_class=False, sees_class=4.0).p_value > 0.01
+    _, is_member, classes = world(1000, 0, *kinds)
+    parts = split_rows(is_member, classes, np.arange(2000), 0)
+    flags = shuffled(is_member, classes, parts, 0, by_class=True)
+    for use in (parts.fit, parts.threshold, parts.audited):
+        assert flags[use].sum() == is_member[use].sum()
+    rows = parts.audited[classes[parts.audited] == 0]
+    assert flags[rows].sum() == is_member[rows].sum() != len(rows) / 2
+
+
+@pytest.mark.parametrize("classes", [10, 100, 1000])
+def test_an_attack_that_does_not_see_the_class_passes_where_classes_differ(classes):
+    # Class 0 makes up a quarter of the members and next to nothing of the non-members, or some classes are on one side.
+    for kinds in (
+        ([0] * (classes // 4) + list(range(1, 1 + 3 * classes // 4)), list(range(classes))),
+        (list(range(classes)), list(range(classes // 2)) * 3 + list(range(classes))),
+    ):
+        found = [shuffled_control(1000, seed, *kinds, by_class=True).p_value for seed in range(20)]
+        assert sum(p <= 0.01 for p in found) < 3
+
+
+def test_classes_of_one_side_only_leave_nothing_to_shuffle():
+    found = shuffled_control(100, 0, [0, 1], [2, 3], by_class=True)
+    assert (found.auroc, found.p_value) == (None, None)
+    assert found.reason.startswith("the class alone tells members from non-members")
+
+
+def test_a_comparison_with_many_classes_has_no_control_that_fails():
+    signals, members, nonmembers = table(1500, 1500, classes=400)
+    found = compare(TableTarget(signals, signals.columns), members, nonmembers, attacks=["loss", "margin", "entropy"])
+    assert found.failed_controls == ()
+
+
+def test_classes_differ_where_luck_does_not_explain_it():
+    dice, x = np.random.default_rng(0), torch.arange(2000.0)[:, None]
+
+    def rows(inside, outside):
+        labels = torch.from_numpy(np.concatenate([dice.choice(inside, 1000), dice.choice(outside, 1000)]))
+        return read_labelled((x[:1000], labels[:1000]), (x[1000:], labels[1000:]))
+
+    for classes in (1, 2, 100, 1000):
+        same = rows(np.arange(classes), np.arange(classes))
+        assert not same.classes_differ
+        assert same.class_note() == ""
+    assert rows([0, 1, 1], [0, 1]).classes_differ
+    assert rows(np.arange(500), np.arange(500, 1000)).classes_differ

@@ -22,7 +22,7 @@ from test_attacks_references import (
 from amint.attacks import rmia
 from amint.attacks._masked import referenced
 from amint.attacks.informia import InfoRmia
-from amint.attacks.rmia import Rmia, log_ratio, taylor_logprob, tuned_a
+from amint.attacks.rmia import UNTUNED_A, Rmia, log_ratio, taylor_logprob, tuned_a
 from amint.errors import NonFiniteError, UsageError
 from amint.metrics import auroc
 from amint.signals import Signals
@@ -268,14 +268,21 @@ def test_a_given_a_is_kept():
 
 
 @pytest.mark.parametrize("k, half", [(1, False), (8, False), (2, True)])
-def test_an_a_that_cannot_be_tuned_is_asked_for(k, half):
+def test_an_a_that_cannot_be_tuned_is_the_authors_and_that_is_said(k, half):
     """One reference, references that trained on none of the known samples, or two that share none to leave out."""
     known, nobody = fleet(k=k, half=half)
     if half:
         known = changed(known, reference_in=np.tile([[True, True], [False, True]], (200, 1)))
         known, nobody = rows(known, slice(1, None, 2)), nobody[1::2]
     with pytest.raises(UsageError, match=rf"a cannot be tuned with {k} references and {len(known)} known samples"):
-        Rmia("offline").fit(known, nobody & False)
+        tuned_a(known["reference_logprob"], known["reference_in"])
+    for attack, fixed in ((Rmia("offline"), Rmia("offline", a=0.3)), (InfoRmia("offline"), InfoRmia("offline", a=0.3))):
+        fitted, same = (one.fit(known, nobody & False) for one in (attack, fixed))
+        kept = fitted.population if isinstance(fitted, Rmia) else fitted.constant
+        assert kept.a == UNTUNED_A == 0.3
+        assert fitted.note.startswith("a = 0.3, its authors' value for CIFAR-10: it could not be tuned")
+        assert (same.note, attack.note) == ("", "")
+        np.testing.assert_array_equal(fitted.score(known), same.score(known))
 
 
 def test_a_population_of_any_size_is_ranked_in_full():

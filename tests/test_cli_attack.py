@@ -33,6 +33,7 @@ def data(tmp_path_factory):
     for number, side in enumerate(("members", "nonmembers")):
         for label, name in enumerate(("cat", "dog", "emu")):
             write_pictures(root / side / name, 8, seed=10 * number + label)
+        (root / side / "classes.txt").write_text("cat\ndog\nemu\ngnu\n")
     rng = np.random.default_rng(0)
     for side in ("a", "b"):
         x, y = rng.normal(size=(30, *SHAPE)).astype(np.float32), rng.integers(4, size=30)
@@ -187,9 +188,11 @@ def broken(tmp_path_factory, data):
     np.savez(root / "nan.npz", x=x * np.nan, y=y)
     np.savez(root / "few.npz", x=x[:3], y=y[:3])
     np.savez(root / "shape.npz", x=x[:, :1], y=y)
-    for name in ("two/cat", "two/dog", "other/cat", "other/fox", "one/cat", "flat", "listed/cat", "listed/dog"):
+    pairs = ("two/cat", "two/dog", "other/cat", "other/fox", "listed/cat", "listed/dog")
+    for name in (*pairs, "loose/cat", "one/cat", "flat"):
         write_pictures(root / name, 8)
-    write_pictures(root / "two", 1)
+    write_pictures(root / "loose", 1)
+    (root / "loose" / "classes.txt").write_text("cat\ndog\nemu\ngnu\n")
     (root / "listed" / "classes.txt").write_text("dog\ncat\ndog\n")
     (root / "bytes" / "cat").mkdir(parents=True)
     (root / "bytes" / "classes.txt").write_bytes(b"\xff\xfe\xff")
@@ -220,7 +223,9 @@ ERRORS = [
     (["BUNDLE", "two", "other"], "the class folders differ"),
     (["BUNDLE", "one", "one"], "has 1 class folders; at least 2 are needed"),
     (["BUNDLE", "flat", "flat"], "has 0 class folders"),
-    (["BUNDLE", "two", "two"], "000.png lies in"),
+    (["BUNDLE", "loose", "loose"], "000.png lies in"),
+    (["BUNDLE", "two", "two"], "tells 4 classes apart, 2 are named by subfolders or classes.txt: cat, dog. List all"),
+    (["BUNDLE", "ok.npz", "two"], "the model's order in a file classes.txt, one name a line, in two;"),
     (["BUNDLE", "listed", "listed"], "must hold one class name a line, each once; found 3 names, twice ['dog']"),
     (["BUNDLE", "bytes", "bytes"], "is not UTF-8 text"),
     (["bare", "two", "two"], "the bundle has no preprocessing for pictures"),

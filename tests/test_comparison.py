@@ -322,6 +322,26 @@ def test_class_frequencies_that_differ_are_said():
     assert "Classes are not equally frequent: class 0 makes up" in found.notes[0]
 
 
+def test_offline_attacks_run_with_references_of_other_samples_only():
+    signals, members, nonmembers = table(k=8)
+    signals.columns["reference_in"][:] = False
+    fleet = TableFleet(signals, np.zeros(400, bool))
+    attacks = ["watson", "attack-r", "lira-offline", "rmia-offline", "informia-offline"]
+    own = {name for name in signals.columns if not name.startswith(("reference_", "shadow_"))}
+    found = compare(TableTarget(signals, own), members, nonmembers, attacks=attacks, fleet=fleet)
+    assert found.not_run == ()
+    for name in ("rmia-offline", "informia-offline"):
+        assert found[name]["auroc"].value > 0.6
+        assert found[name].note.startswith("a = 0.3, its authors' value for CIFAR-10: it could not be tuned")
+    assert "a = 0.3" not in found["lira-offline"].note
+
+
+def test_offline_attacks_run_with_one_pair_of_references():
+    found = compared(world={"k": 2}, attacks=["rmia-offline", "informia-offline"])
+    assert found.not_run == ()
+    assert all("a = 0.3" in result.note for result in found.attacks)
+
+
 def test_references_from_another_pool_are_said():
     signals, members, nonmembers = table()
     seen = np.arange(400) < 200

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from audit_toys import ToyNet, audit_of, images
+from audit_toys import ToyNet, audit_of, images, registered
 from comparison_toys import TableTarget, table
 
 from amint.comparison import compare
@@ -106,6 +106,33 @@ def test_a_changed_audit_is_not_described_as_the_bundle_it_was_loaded_from(tmp_p
     assert compare(audit, MEMBERS, OTHERS, attacks=["loss"]).target["bundle_sha256"] == audit.bundle.sha256
     audit.note(plain_accuracy=0.5)
     assert "bundle_sha256" not in compare(audit, MEMBERS, OTHERS, attacks=["loss"]).target
+
+
+def test_members_that_the_audit_knows_to_be_none_are_refused():
+    from dataclasses import replace
+
+    calibration, external = images(49, seed=99), images(20, seed=8)
+    audit = audit_of()
+    audit.training = replace(audit.training, external_marks=fingerprints(external).numpy())
+    for rows, found in (
+        (calibration[:3], r"3 of 33 members are calibration rows.*first at rows \[30, 31, 32\]\); take them out"),
+        (external[:5], r"5 of 35 members are external rows, which the task was not trained on"),
+    ):
+        members = torch.cat([MEMBERS[0], rows]), torch.arange(30 + len(rows)) % 4
+        with pytest.raises(RoleOverlapError, match=found):
+            compare(audit, members, OTHERS, attacks=["loss"])
+    # Nothing was trained on calibration rows, so they may stand for non-members.
+    assert not compare(audit, MEMBERS, (calibration, torch.arange(49) % 4), attacks=["loss"]).not_run
+
+
+def test_the_external_rows_of_a_registered_audit_are_no_members_before_and_after_saving(tmp_path):
+    external = images(40, seed=8)
+    audit = registered(MEMBERS[0], external, images(49, seed=9))
+    audit.save(tmp_path / "toy")
+    claimed = torch.cat([MEMBERS[0], external[:7]]), torch.arange(37) % 4
+    for opened in (audit, load(tmp_path / "toy", model=ToyNet())):
+        with pytest.raises(RoleOverlapError, match="7 of 37 members are external rows"):
+            compare(opened, claimed, OTHERS, attacks=["loss"])
 
 
 @pytest.mark.parametrize("given", [None, OWN_QUERIES])

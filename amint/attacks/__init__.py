@@ -17,6 +17,8 @@ class Attack(Protocol):
     Attributes:
         name: short, lower case.
         needs: names of the signals it reads.
+
+    A fitted attack may have a text ``note``: what to mind when reading its figures, which a comparison then says.
     """
 
     @property

@@ -29,10 +29,12 @@ class Constant:
     Attributes:
         a: the offline guess's parameter, None online.
         nats: C, the population's mean log ratio.
+        note: that a could not be tuned, or empty.
     """
 
     a: float | None
     nats: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class InfoRmia:
 
     Attributes:
         mode: ``"offline"`` needs OUT references only.
-        a: 0 to 1; None tunes it in :meth:`fit`, with references in the place of the target.
+        a: 0 to 1; None tunes it in :meth:`fit`, with references in the place of the target, or takes
+            :data:`amint.attacks.rmia.UNTUNED_A` where none can take it.
         weights: of the population in C. ``"uniform"`` takes z as samples of the population; ``"density"`` weighs
             them by p(z), the reading of C as minus the divergence of p(z | target) from p(z).
         constant: after :meth:`fit`, a and C.
@@ -68,18 +71,23 @@ class InfoRmia:
         """``informia-online`` or ``informia-offline``."""
         return f"informia-{self.mode}"
 
+    @property
+    def note(self) -> str:
+        """What to mind after :meth:`fit`, or empty."""
+        return "" if self.constant is None else self.constant.note
+
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:
         """A new attack that holds C of the known non-members, and a tuned a if none was given.
 
-        Raises UsageError where there is no known non-member, where one has no OUT reference, or where a cannot be
-        tuned; NonFiniteError for NaN or infinity.
+        Raises UsageError where there is no known non-member, or where one has no OUT reference; NonFiniteError for NaN
+        or infinity.
         """
-        a = fitted_a(self.mode, self.a, known, "logprob")
+        a, note = fitted_a(self.mode, self.a, known, "logprob")
         z = referenced(known_nonmembers(known, is_member, self.needs), "logprob")
         ratios = log_ratio(z, self.mode, a, "population samples (known non-members)")
         log_density = z.target - ratios
         weights = special.softmax(log_density) if self.weights == "density" else np.full(ratios.shape, 1 / len(ratios))
-        return replace(self, constant=Constant(a, float((weights * ratios).sum())))
+        return replace(self, constant=Constant(a, float((weights * ratios).sum()), note))
 
     def score(self, signals: Signals) -> Floats:
         """``[n]`` in bits, higher = more likely a member.

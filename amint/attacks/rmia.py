@@ -13,7 +13,6 @@ from scipy import special
 
 from amint.arrays import Floats
 from amint.attacks._masked import (
-    Mask,
     Referenced,
     known_nonmembers,
     log_mean_exp,
@@ -23,11 +22,12 @@ from amint.attacks._masked import (
     require_inside,
     require_outside,
 )
+from amint.attacks._tuning import UNTUNED_A, fitted_a, log_guess, tuned_a
 from amint.errors import NonFiniteError, UsageError
-from amint.metrics import auroc
 from amint.signals import Signals
 
 __all__ = [
+    "UNTUNED_A",
     "Mode",
     "Population",
     "Rmia",
@@ -40,8 +40,6 @@ __all__ = [
 
 Mode = Literal["online", "offline"]
 
-GRID = tuple(step / 10 for step in range(11))
-TUNING_TARGETS = 4
 VOTES = 2**22
 
 
@@ -53,11 +51,13 @@ class Population:
         a: the offline guess's parameter, None online.
         log_ratios: log r_z, float64 ``[q, m]``, ascending for each query.
         ranks: where each z stands in ``log_ratios``, integers ``[q, m]``.
+        note: that a could not be tuned, or empty.
     """
 
     a: float | None
     log_ratios: Floats
     ranks: NDArray[np.unsignedinteger[Any]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Rmia:
     Attributes:
         mode: ``"offline"`` needs OUT references only.
         gamma: at least 1.
-        a: 0 to 1; None tunes it in :meth:`fit`, with references in the place of the target.
+        a: 0 to 1; None tunes it in :meth:`fit`, with references in the place of the target, or takes
+            :data:`UNTUNED_A` where none can take it.
         queries: read the signals of augmented queries.
         population: after :meth:`fit`, the known non-members.
 
@@ -103,13 +104,18 @@ class Rmia:
         """The columns that are read."""
         return needs_of(self._signal)
 
+    @property
+    def note(self) -> str:
+        """What to mind after :meth:`fit`, or empty."""
+        return "" if self.population is None else self.population.note
+
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:
         """A new attack that holds the known non-members' ratios, and a tuned a if none was given.
 
-        Raises UsageError where there is no known non-member, where one has no OUT reference, or where a cannot be
-        tuned; NonFiniteError for NaN or infinity.
+        Raises UsageError where there is no known non-member, or where one has no OUT reference; NonFiniteError for NaN
+        or infinity.
         """
-        a = fitted_a(self.mode, self.a, known, self._signal)
+        a, note = fitted_a(self.mode, self.a, known, self._signal)
         z = referenced(known_nonmembers(known, is_member, self.needs), self._signal)
         ratios = log_ratio(z, self.mode, a, "population samples (known non-members)").T
         order = np.argsort(ratios, axis=1, kind="stable")
@@ -118,7 +124,7 @@ class Rmia:
         ascending = np.take_along_axis(ratios, order, axis=1)
         for array in (ranks, ascending):
             array.setflags(write=False)
-        return replace(self, population=Population(a, ascending, ranks))
+        return replace(self, population=Population(a, ascending, ranks, note))
 
     def score(self, signals: Signals) -> Floats:
         """``[n]`` in [0, 1], higher = more likely a member, for samples that are not in the population.
@@ -188,45 +194,7 @@ def log_ratio(columns: Referenced, mode: Mode, a: float | None, what: str) -> Fl
         inside = log_mean_exp(columns.reference, np.where(seen, columns.inside, ~columns.inside))
         both = np.stack([inside, outside], axis=1)
         return columns.target - log_mean_exp(both, np.ones(both.shape[:2], dtype=bool))
-    return columns.target - _log_guess(outside, 1.0 if a is None else a)
-
-
-def fitted_a(mode: Mode, a: float | None, known: Signals, name: str) -> float | None:
-    """The a to use: the one given, none online, else tuned on the known samples' references."""
-    if mode == "online" or a is not None:
-        return a
-    # The first query is the sample itself.
-    columns = referenced(known, name)
-    return tuned_a(columns.reference[:, :, 0], columns.inside)
-
-
-def tuned_a(reference_logprob: NDArray[Any], inside: Mask) -> float:
-    """The a in 0, 0.1 ... 1 with the best AUROC when references ``[n, k]`` play the target, 4 of them at the most.
-
-    Nothing of the audited model is used, so the tuning is not optimistic about it. The AUROC is that of the ratio,
-    of which RMIA's score is a non-decreasing function and InfoRMIA's a shift.
-
-    Raises UsageError where no reference has both IN and OUT samples with an OUT reference among the others.
-    """
-    found = []
-    for j in np.flatnonzero(inside.any(axis=0) & ~inside.all(axis=0)):
-        outside = np.array(~inside, dtype=np.bool_)
-        outside[:, j] = False
-        rows = np.asarray(outside.any(axis=1))
-        if inside[rows, j].any() and not inside[rows, j].all():
-            normaliser = log_mean_exp(reference_logprob[rows][:, :, None], outside[rows])[:, 0]
-            target = reference_logprob[rows, j].astype(np.float64)
-            found.append([auroc(target - _log_guess(normaliser, a), inside[rows, j]) for a in GRID])
-        if len(found) == TUNING_TARGETS:
-            break
-    if not found:
-        raise UsageError(
-            f"a cannot be tuned with {inside.shape[1]} references and {len(inside)} known samples: a reference plays "
-            f"the target, so it must have trained on some of the known samples and not on others, and another "
-            f"reference must leave them out. Pass a (0.3 was used on CIFAR-10, 0.6 on CIFAR-100), or use more "
-            f"references."
-        )
-    return GRID[int(np.argmax(np.mean(found, axis=0)))]
+    return columns.target - log_guess(outside, 1.0 if a is None else a)
 
 
 def taylor_logprob(
@@ -258,12 +226,6 @@ def taylor_logprob(
     scaled[truth] -= margin
     sums = np.polynomial.polynomial.polyval(scaled, 1 / special.factorial(np.arange(order + 1)))
     return np.asarray(np.log(sums[truth] / sums.sum(axis=1)), dtype=np.float64)
-
-
-def _log_guess(outside: Floats, a: float) -> Floats:
-    """Log of the mean of the OUT mean and the guessed IN mean, a * OUT mean + 1 - a."""
-    certain = math.log((1 - a) / 2) if a < 1 else -math.inf
-    return np.asarray(np.logaddexp(outside + math.log((1 + a) / 2), certain), dtype=np.float64)
 
 
 def _majorities(below: NDArray[Any], ranks: NDArray[Any]) -> Floats:

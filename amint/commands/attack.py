@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich import box
 from rich.table import Column, Table
 from rich.text import Text
@@ -24,6 +25,7 @@ from amint.loading import load
 from amint.metrics import Measurement, tpr_name
 from amint.readers.labelled import labelled_pair
 from amint.report.comparison import write_comparison_report
+from amint.targets import ClassifierTarget
 
 __all__ = ["Outcome", "run_attack", "table_of"]
 
@@ -82,7 +84,9 @@ def run_attack(
     asked = "all" if list(attacks) == ["all"] else [registry.canonical(name) for name in attacks]
     audit = load(target, allow_import=allow_import)
     preprocessing = None if audit.bundle is None else audit.bundle.preprocessing
-    inside, outside = labelled_pair(members, nonmembers, preprocessing, audit.input_shape)
+    inside, outside = labelled_pair(
+        members, nonmembers, preprocessing, audit.input_shape, lambda: _count_classes(audit)
+    )
     fleet = None if references is None else _fleet(references, audit, allow_import)
     out.mkdir(parents=True, exist_ok=True)
     comparison = compare(
@@ -123,6 +127,10 @@ def _figure(measured: Measurement) -> Text:
     mark = "*" if measured.note else ""
     interval = f"{measured.interval.low:.2f}–{measured.interval.high:.2f}"
     return Text.assemble(f"{measured.value:.3f}{mark}", (f"\n{interval}", "dim"))
+
+
+def _count_classes(audit: Audit) -> int:
+    return ClassifierTarget(audit.backbone).count_classes(torch.zeros(2, *audit.input_shape))
 
 
 def _fleet(path: Path, audit: Audit, allow_import: Sequence[str]) -> Fleet:

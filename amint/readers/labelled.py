@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +99,27 @@ class LabelledArrays(Dataset[tuple[Tensor, int]]):
 
 
 def labelled_pair(
-    members: Path, nonmembers: Path, preprocessing: Preprocessing | None, input_shape: tuple[int, ...]
+    members: Path,
+    nonmembers: Path,
+    preprocessing: Preprocessing | None,
+    input_shape: tuple[int, ...],
+    count_classes: Callable[[], int],
 ) -> tuple[ClassFolders | LabelledArrays, ClassFolders | LabelledArrays]:
     """Members and non-members with the same class numbers.
 
-    Subfolders in the order of their names are the classes 0, 1, …; both sides must have the same ones. A file
-    ``classes.txt`` in one of them, one name a line, gives another order, or names classes that a side lacks.
+    Subfolders in the order of their names are the classes 0, 1, …; both sides must have the same ones, and all that
+    the model knows. A file ``classes.txt`` in one of them, one name a line, gives another order, or names classes that
+    have no subfolder.
 
     Args:
         members, nonmembers: each a folder or an .npz file.
         preprocessing: of the bundle.
         input_shape: of the model, without the batch dimension.
+        count_classes: how many classes the model tells apart; asked only where there are class folders.
 
     Raises:
-        InputError: neither a folder of class folders nor an .npz file with ``x`` and ``y``, or classes that differ.
+        InputError: neither a folder of class folders nor an .npz file with ``x`` and ``y``, or classes that differ
+            between the sides or from the model's.
     """
     folders = [path for path in (members, nonmembers) if path.is_dir()]
     numbers = _numbers(folders) if folders else {}
@@ -124,7 +131,16 @@ def labelled_pair(
             raise InputError(f"{path} holds files, but the bundle has no preprocessing for pictures; pass .npz files")
         return ClassFolders(path, preprocessing, numbers, (input_shape[1], input_shape[2]))
 
-    return opened(members), opened(nonmembers)
+    pair = opened(members), opened(nonmembers)
+    if folders and len(numbers) != (classes := count_classes()):
+        # Numbers by name are wrong labels where only some of the classes are there, and nothing later would notice.
+        raise InputError(
+            f"the model tells {classes} classes apart, {len(numbers)} are named by subfolders or {CLASSES}: "
+            f"{printable(', '.join([*list(numbers)[:5], *(['…'] if len(numbers) > 5 else [])]))}. List all classes in "
+            f"the model's order in a file {CLASSES}, one name a line, in {printable(str(folders[0]))}; classes without "
+            "pictures need no subfolder"
+        )
+    return pair
 
 
 def _numbers(folders: list[Path]) -> dict[str, int]:
