@@ -38,6 +38,8 @@ __all__ = ["random_halves", "train_references"]
 _READ_TWICE = 64
 _MEANT = {
     "dataset": "the inputs of the samples, or their order",
+    "input_shape": "the size of the inputs",
+    "input_dtype": "the type of the inputs",
     "labels": "what the samples hold beside their inputs",
     "members": "the halves that the seed draws",
     "recipe": "the module's code, its settings or the training arguments",
@@ -62,9 +64,10 @@ def train_references(
 ) -> Fleet:
     """Train ``k`` models, or those that are still missing, and write each down as soon as it is finished.
 
-    After a kill at any moment the same call goes on: finished models stay, those that were being trained start again.
-    As every model has random numbers of its own, that gives the same weights as an uninterrupted run, to the bit on
-    a CPU. With several CUDA devices one process a device trains its share of them, otherwise this process trains all.
+    After a kill at any moment the same call goes on: finished models stay, those that were being trained start again,
+    as do those whose files are damaged. As every model has random numbers of its own, that gives the same weights as an
+    uninterrupted run, to the bit on a CPU. With several CUDA devices one process a device trains its share of them,
+    otherwise this process trains all.
 
     On a CUDA device several small models train at once where that is faster: a few steps each way are timed first, on
     the device and with the models and batches in question, and the outcome is logged. Models trained at once begin with
@@ -116,8 +119,8 @@ def train_references(
         at_once,
     )
     job.check()
-    marks, labels = _told(dataset, plain)
-    facts = {"k": k, "seed": seed, "rows": len(marks), "labels": labels, "backbone": backbone, "recipe": _recipe(job)}
+    marks, told = _told(dataset, plain)
+    facts = {"k": k, "seed": seed, "rows": len(marks), **told, "backbone": backbone, "recipe": _recipe(job)}
     fleet = _begun(Path(out), make_module, facts, marks)
     pending = fleet.untrained()
     workers = min(workers or max(1, torch.cuda.device_count()), len(pending))
@@ -163,8 +166,11 @@ def _begun(path: Path, make_module: Callable[[], nn.Module], facts: dict[str, An
     return fleet
 
 
-def _told(dataset: Dataset[Any], plain: Dataset[Any] | None) -> tuple[NDArray[np.int64], str | None]:
-    """Fingerprints of the inputs, and a hash of all else in the rows; None if that comes out another each time."""
+def _told(dataset: Dataset[Any], plain: Dataset[Any] | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Fingerprints of the inputs; their shape and type, and a hash of all else in the rows.
+
+    The hash is None if it comes out another each time.
+    """
     rows: Any = dataset if plain is None else plain
     if not is_map_style(dataset) or not is_map_style(rows) or len(rows) != len(dataset):  # type: ignore[arg-type]
         raise UsageError("references need a dataset with an index and a length, and as many plain samples as samples")
@@ -178,7 +184,13 @@ def _told(dataset: Dataset[Any], plain: Dataset[Any] | None) -> tuple[NDArray[np
             "reading the dataset twice gives different samples, so it cannot be known later who was trained on what; "
             "pass the same samples without random augmentation as plain=..."
         )
-    return marks, content_digest(labels) if labels_again == labels[: len(again)] else None
+    with isolated(0):
+        first = inputs_of(default_collate(next(_in_batches(rows, 1))))
+    return marks, {
+        "labels": content_digest(labels) if labels_again == labels[: len(again)] else None,
+        "input_shape": list(first.shape[1:]),
+        "input_dtype": str(first.dtype).removeprefix("torch."),
+    }
 
 
 def _read(dataset: Dataset[Any], rows: Dataset[Any], n: int) -> tuple[NDArray[np.int64], list[str]]:

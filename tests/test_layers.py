@@ -47,6 +47,7 @@ AUDIT = {
     "labelled",
     "probes",
     "queries",
+    "reference_files",
     "reference_notes",
     "reference_training",
     "signal_cache",
