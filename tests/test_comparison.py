@@ -322,6 +322,16 @@ def test_class_frequencies_that_differ_are_said():
     assert "Classes are not equally frequent: class 0 makes up" in found.notes[0]
 
 
+def test_both_sides_come_in_one_shape_and_type():
+    model, y = ToyNet().eval(), torch.arange(30) % 4
+    for other in (images(30, seed=2, shape=(3, 8, 8)), images(30, seed=2).double()):
+        with pytest.raises(UsageError, match=r"is \[3, 16, 16\] torch.float32, a batch of non-members holds"):
+            compare(model, (images(30), y), (other, y), attacks=["loss"])
+    ragged = [(torch.zeros(3, 16, 16), torch.tensor(0)), (torch.zeros(3, 8, 8), torch.tensor(0))]
+    with pytest.raises(UsageError, match="a batch of members holds"):
+        compare(model, [(x[None], t[None]) for x, t in ragged].__iter__(), (images(30), y), attacks=["loss"])
+
+
 def test_offline_attacks_run_with_references_of_other_samples_only():
     signals, members, nonmembers = table(k=8)
     signals.columns["reference_in"][:] = False
