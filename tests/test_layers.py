@@ -62,6 +62,7 @@ AUDIT = {
 EDGES = {"cli", "commands", "datasets", "demo", "ml_bom", "readers", "references", "report", "testing"}
 ARRAYS = {
     "arrays",
+    "attack_figures",
     "attack_results",
     "calibration",
     "conditional",
