@@ -3,7 +3,7 @@
 A folder::
 
     fleet.json               k, seed, rows, the inputs' shape and type, the network's place in the module, hashes of the
-                             labels, of the training recipe, and of the two arrays
+                             labels, of augmentation, of the training recipe, and of the two arrays
     marks.npy                int64 [N], fingerprints of the pool's rows
     members.npy              bool [N, k], whether a model was trained on a row
     model_000.safetensors    one network a file, see amint.reference_files
