@@ -7,11 +7,21 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from amint.attack_figures import (
+    METRICS,
+    SHUFFLED,
+    TRAINED_IN,
+    TWIN,
+    AttackControl,
+    AttackResult,
+    figure,
+    strongest_sentence,
+)
 from amint.calibration import holm
 from amint.errors import UsageError
 from amint.intervals import Interval
 from amint.lower_bound import EpsilonBound
-from amint.metrics import LOW_FPRS, Measurement, tpr_name
+from amint.metrics import Measurement
 from amint.result_files import as_csv, as_json, read_result, write_result
 
 __all__ = [
@@ -26,75 +36,8 @@ __all__ = [
 ]
 
 COMPARISON_SCHEMA = 1
-METRICS = ("auroc", "balanced_accuracy", *map(tpr_name, LOW_FPRS))
-# The family of attacks that the training itself put into the model, and that no outsider has.
-TRAINED_IN = "trained in"
-# The kinds of controls; a whole comparison has both of every attack that ran.
-TWIN, SHUFFLED = "untrained twin", "shuffled membership"
-# Accepted chance that sound data fail any of the controls, and that pure chance is called a success.
-_FALSE_ALARM, _CHANCE = 0.01, 0.05
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """One attack on the audited rows.
-
-    Attributes:
-        name: of the attack.
-        family: what it can see, such as "references".
-        about: one plain sentence on what it does.
-        needs: names of the signals it reads.
-        measurements: one for each of ``METRICS``; none if it could not run.
-        p_value: chance of members scoring this high among the audited rows if membership made no difference.
-        threshold: where the balanced accuracy is best on rows that were neither fitted nor audited.
-        roc: (FPR, TPR) points, from (0, 0) to (1, 1), thinned.
-        epsilon: the lower bound that this attack alone gives; None if no class holds audited members and non-members.
-        forward_passes: passes of the target and of all references that it costs for each sample, if run alone; a
-            gradient counts as two more.
-        seconds: spent in its own fitting and scoring.
-        reason: why it could not run, or empty.
-        note: what to mind when reading its figures, or empty.
-    """
-
-    name: str
-    family: str
-    about: str
-    needs: tuple[str, ...]
-    measurements: tuple[Measurement, ...] = ()
-    p_value: float | None = None
-    threshold: float | None = None
-    roc: tuple[tuple[float, float], ...] = ()
-    epsilon: EpsilonBound | None = None
-    forward_passes: int = 0
-    seconds: float = 0.0
-    reason: str = ""
-    note: str = ""
-
-    def __getitem__(self, metric: str) -> Measurement:
-        """The measurement of this name. Raises UsageError if there is none."""
-        for measurement in self.measurements:
-            if measurement.name == metric:
-                return measurement
-        raise UsageError(f"{self.name} has no {metric!r}; it has {[m.name for m in self.measurements]}. {self.reason}")
-
-
-@dataclass(frozen=True)
-class AttackControl:
-    """One attack where it must fail: on an untrained twin of the target, or with the membership shuffled.
-
-    Attributes:
-        kind: "untrained twin" or "shuffled membership".
-        attack: its name.
-        auroc: what it reached; None if it could not run.
-        p_value: two-sided chance of an AUROC this far from 0.5 by luck alone; None if it could not run.
-        reason: why it could not run, or empty.
-    """
-
-    kind: str
-    attack: str
-    auroc: float | None
-    p_value: float | None
-    reason: str = ""
+# Accepted chance that sound data fail any of the controls.
+_FALSE_ALARM = 0.01
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,8 +83,8 @@ class Comparison:
 
     @property
     def ranked(self) -> tuple[AttackResult, ...]:
-        """The attacks that ran, highest AUROC first."""
-        return tuple(sorted((r for r in self.attacks if not r.reason), key=lambda r: -r["auroc"].value))
+        """The attacks that ran, strongest first: by their AUROC, or where members surely score lower, by 1 less it."""
+        return tuple(sorted((r for r in self.attacks if not r.reason), key=lambda r: -r.reach))
 
     @property
     def not_run(self) -> tuple[AttackResult, ...]:
@@ -190,10 +133,10 @@ class Comparison:
         """The result in plain words, with its uncertainty."""
         outsiders = [result for result in self.ranked if result.family != TRAINED_IN]
         said = [self.warning()] if self.warning() else []
-        said.append(_outsiders(outsiders) if outsiders else "No attack from outside could run.")
+        said.append(strongest_sentence(outsiders) if outsiders else "No attack from outside could run.")
         for result in self.ranked:
             if result.family == TRAINED_IN:
-                said.append(f"The head that was trained in ({result.name}) has an AUROC of {_figure(result['auroc'])}.")
+                said.append(f"The head that was trained in ({result.name}) has an AUROC of {figure(result['auroc'])}.")
         if self.not_run:
             said.append(f"Could not run: {', '.join(result.name for result in self.not_run)}.")
         if self.unchecked():
@@ -263,25 +206,6 @@ class Comparison:
     def write(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``comparison.json`` and ``comparison.csv`` into a folder, made if need be."""
         return write_result(self, "comparison", folder)
-
-
-def _outsiders(ranked: list[AttackResult]) -> str:
-    best, many = ranked[0], len(ranked)
-    who = f"the strongest of {many} attacks from outside, {best.name}," if many > 1 else f"the attack {best.name}"
-    auroc, low = best["auroc"], best[tpr_name(0.01)]
-    # The strongest was picked on these very rows, so its own p-value must pay for all that could have been picked.
-    if holm([1.0 if r.p_value is None else r.p_value for r in ranked]).min() > _CHANCE:
-        return (
-            f"No attack from outside clearly tells members from non-members: {who} has an AUROC of {_figure(auroc)}, "
-            "where 0.5 is guessing. This does not show that no attack could."
-        )
-    found = f"finds {100 * low.value:.1f} % of the members at 1 % false alarms"
-    return f"{who[0].upper()}{who[1:]} tells members from non-members with an AUROC of {_figure(auroc)} and {found}."
-
-
-def _figure(measured: Measurement) -> str:
-    low, high, confidence = measured.interval.low, measured.interval.high, measured.interval.confidence
-    return f"{measured.value:.3f} ({100 * confidence:g} % interval {low:.3f} to {high:.3f})"
 
 
 def _result(data: dict[str, Any]) -> AttackResult:

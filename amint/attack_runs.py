@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from amint.arrays import Floats, score_array
 from amint.attack_results import AttackControl, AttackResult
@@ -29,7 +30,6 @@ Rows = NDArray[np.intp]
 _DEALT = np.array([0, 1, 0, 2, 0, 1])
 _POINTS = 200
 _REVERSED = 0.001
-_LARGE = 2
 _TOLD_BY_CLASS = "the class alone tells members from non-members, so that no shuffling inside classes changes anything"
 
 
@@ -79,13 +79,14 @@ def shuffled(is_member: Flags, classes: NDArray[np.int64], parts: Parts, seed: i
         classes: ``[n]``.
         parts: of the rows.
         seed: of the permutations.
-        by_class: permute the flags of large classes apart, which keeps how frequent these are among members and among
-            non-members. As true and permuted flags then both go with the class, members and non-members have to be
-            judged apart: there an attack succeeds only if its scores go with the class, too.
+        by_class: permute inside each class, which keeps how frequent classes are among members and among non-members.
+            As true and permuted flags then both go with the class, members and non-members have to be judged apart:
+            there an attack succeeds only if its scores go with the class, too.
     """
     flags = is_member.copy()
     uses = (parts.fit, parts.threshold, parts.audited)
-    groups = (rows for use in uses for rows in (_large_classes(use, classes) if by_class else [use]))
+    kinds = np.unique(classes)
+    groups = (rows for use in uses for rows in ([use[classes[use] == kind] for kind in kinds] if by_class else [use]))
     for number, rows in enumerate(groups):
         flags[rows] = shuffled_membership(is_member[rows], seed + number)
     return flags
@@ -196,8 +197,8 @@ def control_of(
         signals: ``[n]`` rows, with at least the attack's needs.
         is_member: ``[n]``, as the control tells them.
         parts: of the rows.
-        apart: ``[n]``, rows with different values are judged apart: the AUROC is the less likely of both, and its
-            p-value pays for the choice. None judges all together.
+        apart: ``[n]``, rows with different values are judged apart and the two results put together; None judges all
+            together.
     """
     try:
         fitted = attack.fit(signals_at(signals, attack, parts.fit), is_member[parts.fit].copy())
@@ -209,9 +210,10 @@ def control_of(
     mixed = [group for group in groups if inside[group].any() and not inside[group].all()]
     if not mixed:
         return AttackControl(kind, attack.name, None, None, _TOLD_BY_CLASS)
-    found = [(_two_sided_p(scores[group], inside[group]), auroc(scores[group], inside[group])) for group in mixed]
-    p_value, reached = min(found)
-    return AttackControl(kind, attack.name, reached, min(1.0, len(found) * p_value))
+    pairs = [(scores[group], inside[group]) for group in mixed]
+    weights = np.array([math.sqrt(side.mean() * (1 - side.mean()) * len(side)) for _, side in pairs])
+    reached = float(np.average([auroc(*pair) for pair in pairs], weights=weights**2))
+    return AttackControl(kind, attack.name, reached, _two_sided_p(pairs, weights))
 
 
 def signals_at(signals: Signals, attack: Attack, rows: Rows) -> Signals:
@@ -220,17 +222,6 @@ def signals_at(signals: Signals, attack: Attack, rows: Rows) -> Signals:
     for column in columns.values():
         column.setflags(write=False)
     return Signals(columns)
-
-
-def _large_classes(rows: Rows, classes: NDArray[np.int64]) -> list[Rows]:
-    """The rows of each large class, and all others together."""
-    # How often a small class occurs on each side is mostly luck, which must not pass for a difference: fewer than
-    # sqrt(n) / 2 classes of n rows are this large.
-    least = _LARGE * math.sqrt(len(rows))
-    kinds, counts = np.unique(classes[rows], return_counts=True)
-    large = kinds[counts >= least]
-    groups = [rows[classes[rows] == kind] for kind in large]
-    return [*groups, rows[~np.isin(classes[rows], large)]]
 
 
 def _scores(fitted: Attack, signals: Signals) -> Floats:
@@ -258,8 +249,13 @@ def _thinned(curve: Roc) -> tuple[tuple[float, float], ...]:
     return tuple((float(curve.fpr[i]), float(curve.tpr[i])) for i in np.unique(points))
 
 
-def _two_sided_p(scores: Floats, inside: Flags) -> float:
-    return min(1.0, 2 * min(rank_sum_p(*pair) for pair in _both_ways(scores, inside)))
+def _two_sided_p(pairs: Sequence[tuple[Floats, Flags]], weights: Floats) -> float:
+    """Of rank-sum tests on groups of rows, put together by Stouffer's weighted sum."""
+    both = np.array([[rank_sum_p(*way) for way in _both_ways(*pair)] for pair in pairs])
+    if len(both) > 1:
+        # Two results of 0 and 1 have no sum.
+        both = stats.combine_pvalues(both.clip(1e-300, 1 - 1e-15), "stouffer", weights[:, None], axis=0).pvalue
+    return min(1.0, 2 * float(both.min()))
 
 
 def _both_ways(scores: Floats, inside: Flags) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:

@@ -35,6 +35,9 @@ __all__ = ["compare"]
 
 Entrants = list[tuple[str, Attack]]
 
+# Seeds and sizes are 64-bit integers to PyTorch.
+_END = 2**63
+
 
 def compare(
     target: str | Path | Audit | nn.Module | Target,
@@ -83,15 +86,16 @@ def compare(
     Raises:
         RoleOverlapError: some rows are members and non-members, some members are external or calibration rows of the
             audit, or some non-members external ones.
-        UsageError: unknown attacks, a confidence or delta out of range, too few rows, no labels, queries that differ
-            from the target's own, or a target that none of the attacks can read.
+        UsageError: unknown attacks, a confidence, delta, seed or batch size out of range, too few rows, no labels,
+            inputs of unequal shapes, queries that differ from the target's own, or a target that none of the attacks
+            can read.
         NonFiniteError: the model's outputs are NaN or infinite.
         BundleError: the bundle cannot be used.
     """
     started = time.perf_counter()
     error_rate(confidence)
-    if not 0 <= delta <= 1:
-        raise UsageError(f"delta must lie between 0 and 1, found {delta}")
+    _check_delta(delta)
+    seed, batch_size = _whole("seed", seed, 0), _whole("batch_size", batch_size, 1)
     entrants = _entrants(attacks)
     model = load(target, allow_import=allow_import) if isinstance(target, str | Path) else target
     subject = subject_of(model, taps, queries)
@@ -153,12 +157,27 @@ def compare(
     )
 
 
+def _check_delta(delta: Any) -> None:
+    if not isinstance(delta, int | float | np.floating) or not 0 <= delta <= 1:
+        raise UsageError(f"delta must lie between 0 and 1, found {delta!r}")
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if not isinstance(value, int | np.integer) or not least <= value < _END:
+        raise UsageError(f"{name} must be a whole number from {least} up, below 2**63; found {value!r}")
+    return int(value)
+
+
 def _entrants(attacks: str | Sequence[str | Attack]) -> Entrants:
     """Attacks under the names they have in the table, which differ."""
     if isinstance(attacks, str):
         attacks = registry.names() if attacks == "all" else [attacks]
     found: Entrants = []
-    for wanted in attacks:
+    for wanted in attacks or ():
+        if not isinstance(wanted, str) and not all(hasattr(wanted, part) for part in ("name", "needs", "fit", "score")):
+            raise UsageError(
+                f"an attack is a name, or an object with name, needs, fit and score; found {wanted!r} among attacks="
+            )
         name = registry.canonical(wanted) if isinstance(wanted, str) else str(wanted.name)
         taken = [one for one, _ in found]
         if isinstance(wanted, str) and name in taken:

@@ -2,11 +2,11 @@
 
 A folder::
 
-    fleet.json               k, seed, rows, the network's place in the module, hashes of the labels, of the training
-                             recipe, and of the two arrays
+    fleet.json               k, seed, rows, the inputs' shape and type, the network's place in the module, hashes of the
+                             labels, of augmentation, of the training recipe, and of the two arrays
     marks.npy                int64 [N], fingerprints of the pool's rows
     members.npy              bool [N, k], whether a model was trained on a row
-    model_000.safetensors    one network a file
+    model_000.safetensors    one network a file, see amint.reference_files
     signals/                 signals computed before, see amint.signal_cache
 """
 
@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from amint.batches import inputs_of
 from amint.errors import UsageError
 from amint.queries import Queries
+from amint.reference_files import Tag, probe_of, read_model, unusable, write_model
 from amint.roles import fingerprints
 from amint.signal_cache import extract_cached, whole_file
 from amint.signals import Signals
@@ -40,7 +40,7 @@ from amint.targets import POSTERIORS, QUERIED, ClassifierTarget
 __all__ = ["DESIGN", "Fleet", "open_design", "store_design"]
 
 DESIGN = "fleet.json"
-_FORMAT = {"format": "amint-fleet", "version": 2}
+_FORMAT = {"format": "amint-fleet", "version": 3}
 _OF_ALL = {f"reference_{name}": name for name in (POSTERIORS - {"top3"}) | QUERIED}
 
 
@@ -77,9 +77,11 @@ class Fleet:
         fleet = open_design(Path(path), make_module)
         missing = fleet.untrained()
         if missing:
+            first = missing[0]
             raise UsageError(
-                f"{len(missing)} of the {fleet.k} reference models in {path} are not trained yet; call "
-                "train_references again with the same arguments, it goes on where it stopped"
+                f"{len(missing)} of the {fleet.k} reference models in {path} are not trained yet, or their files of no "
+                f"use (model {first}: {unusable(fleet.weights_path(first), fleet.tag(first))}); call "
+                "train_references again with the same arguments, it trains these and leaves the others"
             )
         return fleet
 
@@ -89,8 +91,17 @@ class Fleet:
         return int(self.members.shape[1])
 
     def untrained(self) -> list[int]:
-        """Numbers of the models that are not there."""
-        return [number for number in range(self.k) if not self.weights_path(number).is_file()]
+        """Numbers of the models that are not there, or whose files are damaged or of another model."""
+        return [number for number in range(self.k) if unusable(self.weights_path(number), self.tag(number))]
+
+    def tag(self, number: int) -> Tag:
+        """What the file of one model must say of itself."""
+        asked = json.dumps(self.facts, sort_keys=True)
+        return Tag(number, hashlib.sha256(asked.encode()).hexdigest())
+
+    def store(self, number: int, network: nn.Module) -> None:
+        """Write one trained model down."""
+        write_model(self.weights_path(number), network, self.tag(number), self._probe())
 
     def weights_path(self, number: int) -> Path:
         """Where the weights of one model are, or will be."""
@@ -100,18 +111,15 @@ class Fleet:
         """One reference model, on the CPU.
 
         Raises:
-            UsageError: its file is damaged, or ``make_module`` makes another network.
+            UsageError: its file is damaged or of another model, or ``make_module`` makes another network.
         """
-        path = self.weights_path(number)
         with torch.random.fork_rng(devices=[]):
             network = self.make_module().get_submodule(self.facts["backbone"])
-        try:
-            network.load_state_dict(safetensors.torch.load_file(path))
-        except Exception as error:
-            raise UsageError(
-                f"the weights in {path} do not fit the network that make_module() makes, or are damaged: {error}"
-            ) from error
+        read_model(self.weights_path(number), network, self.tag(number), self._probe())
         return network
+
+    def _probe(self) -> Tensor:
+        return probe_of(self.facts["input_shape"], self.facts["input_dtype"])
 
     def membership(self, marks: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which models were trained on rows with these fingerprints ``[n]``: bool ``[n, k]``.
@@ -204,12 +212,15 @@ def open_design(path: Path, make_module: Callable[[], nn.Module]) -> Fleet:
     try:
         facts = json.loads((path / DESIGN).read_bytes())
         marks, members = (np.load(path / f"{name}.npy", allow_pickle=False) for name in ("marks", "members"))
-        sound = {key: facts[key] for key in _FORMAT} == _FORMAT and isinstance(facts["backbone"], str)
+        if {key: facts[key] for key in _FORMAT} != _FORMAT:
+            raise ValueError("another version of amint wrote it; train the references again, in another folder")
+        sound = isinstance(facts["backbone"], str) and isinstance(facts["input_shape"], list)
+        sound &= isinstance(getattr(torch, facts["input_dtype"]), torch.dtype)
         sound &= (marks.dtype, members.dtype) == (np.dtype(np.int64), np.dtype(np.bool_))
         sound &= members.shape == (facts["rows"], facts["k"]) and marks.shape == (facts["rows"],)
         if not sound or facts["design"] != _design(marks, members):
-            raise ValueError("its files do not fit each other, or another version of amint wrote them")
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise ValueError("its files do not fit each other")
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"there is no readable fleet of references in {path}: {error}") from error
     return Fleet(path, make_module, facts, marks, members)
 

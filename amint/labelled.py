@@ -108,13 +108,16 @@ def read_labelled(members: Labelled, nonmembers: Labelled, batch_size: int = 256
 
     Raises:
         RoleOverlapError: some rows are on both sides.
-        UsageError: one side is empty, or labels are missing or no class numbers.
+        UsageError: one side is empty, inputs differ in shape or type, or labels are missing or no class numbers.
         NonFiniteError: some inputs hold NaN or infinity.
     """
     marks: list[list[NDArray[np.int64]]] = [[], []]
     classes: list[NDArray[np.int64]] = []
+    first: Tensor | None = None
     for side, source in enumerate((members, nonmembers)):
         for x, y in _pairs(source, batch_size=batch_size):
+            first = x[:0] if first is None else first
+            _check_alike(x, first, "members" if side == 0 else "non-members")
             _check_finite(x)
             marks[side].append(fingerprints(x).cpu().numpy())
             classes.append(_class_numbers(y, len(x)))
@@ -152,6 +155,14 @@ def _pairs(*sources: Labelled, batch_size: int) -> Iterator[tuple[Tensor, Tensor
                     "labels; pass a dataset or loader of (input, class) pairs, or a pair of tensors"
                 )
             yield inputs_of(batch), labels
+
+
+def _check_alike(x: Tensor, first: Tensor, side: str) -> None:
+    if (x.shape[1:], x.dtype) != (first.shape[1:], first.dtype):
+        raise UsageError(
+            f"all rows need inputs of one shape and type: the first member is {list(first.shape[1:])} {first.dtype}, a "
+            f"batch of {side} holds {list(x.shape[1:])} {x.dtype}; prepare both sides in the same way"
+        )
 
 
 def _check_finite(x: Tensor) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import safetensors.torch
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
@@ -27,7 +26,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from amint.errors import NonFiniteError, UsageError
 from amint.fleet import Fleet
 from amint.seeding import isolated, seed_generators, seeded
-from amint.signal_cache import whole_file
 from amint.stacking import NotStackableError, Stacked, obstacle
 
 __all__ = ["Job", "Speeds", "measure_speeds", "train_in_processes", "train_models"]
@@ -278,13 +276,9 @@ def _store_all(job: Job, fleet: Fleet, numbers: Sequence[int], modules: Sequence
 
 def _store(network: nn.Module, fleet: Fleet, number: int) -> list[str]:
     """Write one model down unless weights are not finite, whose names are returned."""
-    weights = network.state_dict()
-    broken = sorted(name for name, weight in weights.items() if not weight.isfinite().all())
+    broken = sorted(name for name, weight in network.state_dict().items() if not weight.isfinite().all())
     if not broken:
-        # Tied weights share memory, which the format does not allow.
-        content = safetensors.torch.save({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()})
-        with whole_file(fleet.weights_path(number)) as file:
-            file.write(content)
+        fleet.store(number, network)
     return broken
 
 

@@ -37,7 +37,10 @@ __all__ = ["random_halves", "train_references"]
 
 _READ_TWICE = 64
 _MEANT = {
+    "augmented": "what augmentation makes of the samples",
     "dataset": "the inputs of the samples, or their order",
+    "input_shape": "the size of the inputs",
+    "input_dtype": "the type of the inputs",
     "labels": "what the samples hold beside their inputs",
     "members": "the halves that the seed draws",
     "recipe": "the module's code, its settings or the training arguments",
@@ -62,9 +65,10 @@ def train_references(
 ) -> Fleet:
     """Train ``k`` models, or those that are still missing, and write each down as soon as it is finished.
 
-    After a kill at any moment the same call goes on: finished models stay, those that were being trained start again.
-    As every model has random numbers of its own, that gives the same weights as an uninterrupted run, to the bit on
-    a CPU. With several CUDA devices one process a device trains its share of them, otherwise this process trains all.
+    After a kill at any moment the same call goes on: finished models stay, those that were being trained start again,
+    as do those whose files are damaged. As every model has random numbers of its own, that gives the same weights as an
+    uninterrupted run, to the bit on a CPU. With several CUDA devices one process a device trains its share of them,
+    otherwise this process trains all.
 
     On a CUDA device several small models train at once where that is faster: a few steps each way are timed first, on
     the device and with the models and batches in question, and the outcome is logged. Models trained at once begin with
@@ -74,8 +78,9 @@ def train_references(
     callbacks and hooks, clipping by norm, LBFGS, control flow that depends on values; they are trained one after the
     other then.
 
-    The same call has the same samples with the same labels; labels that ``dataset`` draws anew each time it is read
-    cannot be compared. Of the arguments of trainer and loader, objects such as callbacks count by their type alone.
+    The same call has the same samples with the same labels and the same augmentation; labels and augmentation that
+    ``dataset`` draws anew each time it is read from one seed cannot be compared. Of the arguments of trainer and
+    loader, objects such as callbacks count by their type alone.
 
     Args:
         make_module: makes a new LightningModule, as the target was trained in; called anew for each model. With several
@@ -116,8 +121,8 @@ def train_references(
         at_once,
     )
     job.check()
-    marks, labels = _told(dataset, plain)
-    facts = {"k": k, "seed": seed, "rows": len(marks), "labels": labels, "backbone": backbone, "recipe": _recipe(job)}
+    marks, told = _told(dataset, plain)
+    facts = {"k": k, "seed": seed, "rows": len(marks), **told, "backbone": backbone, "recipe": _recipe(job)}
     fleet = _begun(Path(out), make_module, facts, marks)
     pending = fleet.untrained()
     workers = min(workers or max(1, torch.cuda.device_count()), len(pending))
@@ -163,8 +168,11 @@ def _begun(path: Path, make_module: Callable[[], nn.Module], facts: dict[str, An
     return fleet
 
 
-def _told(dataset: Dataset[Any], plain: Dataset[Any] | None) -> tuple[NDArray[np.int64], str | None]:
-    """Fingerprints of the inputs, and a hash of all else in the rows; None if that comes out another each time."""
+def _told(dataset: Dataset[Any], plain: Dataset[Any] | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Fingerprints of the inputs; their shape and type, and hashes of their augmentation and of all else in the rows.
+
+    A hash is None if it comes out another each time.
+    """
     rows: Any = dataset if plain is None else plain
     if not is_map_style(dataset) or not is_map_style(rows) or len(rows) != len(dataset):  # type: ignore[arg-type]
         raise UsageError("references need a dataset with an index and a length, and as many plain samples as samples")
@@ -178,7 +186,14 @@ def _told(dataset: Dataset[Any], plain: Dataset[Any] | None) -> tuple[NDArray[np
             "reading the dataset twice gives different samples, so it cannot be known later who was trained on what; "
             "pass the same samples without random augmentation as plain=..."
         )
-    return marks, content_digest(labels) if labels_again == labels[: len(again)] else None
+    with isolated(0):
+        first = inputs_of(default_collate(next(_in_batches(rows, 1))))
+    return marks, {
+        "augmented": _augmented(dataset, rows),
+        "labels": content_digest(labels) if labels_again == labels[: len(again)] else None,
+        "input_shape": list(first.shape[1:]),
+        "input_dtype": str(first.dtype).removeprefix("torch."),
+    }
 
 
 def _read(dataset: Dataset[Any], rows: Dataset[Any], n: int) -> tuple[NDArray[np.int64], list[str]]:
@@ -192,6 +207,23 @@ def _read(dataset: Dataset[Any], rows: Dataset[Any], n: int) -> tuple[NDArray[np
     return np.concatenate(marks), labels
 
 
+def _augmented(dataset: Dataset[Any], plain: Dataset[Any]) -> str | None:
+    """A hash of what augmentation makes of the first rows from one seed; None if it is nothing, or another each time.
+
+    Augmentation lies in the dataset's code and attributes, which may hold anything; what it does is seen from outside.
+    """
+    if dataset is plain:
+        return None
+    once, again, without = (_inputs_from_one_seed(rows) for rows in (dataset, dataset, plain))
+    return content_digest(once) if once == again != without else None
+
+
+def _inputs_from_one_seed(dataset: Dataset[Any]) -> list[str]:
+    with isolated(0):
+        batches = _in_batches(dataset, min(len(dataset), _READ_TWICE))  # type: ignore[arg-type]
+        return [content_digest(_input(row)) for batch in batches for row in batch]
+
+
 def _in_batches(dataset: Dataset[Any], n: int) -> Iterator[list[Any]]:
     return iter(DataLoader(Subset(dataset, range(n)), 256, collate_fn=list, generator=torch.Generator()))
 
@@ -202,6 +234,13 @@ def _beside_inputs(row: Any) -> Any:
         inputs = next((name for name, value in row.items() if isinstance(value, Tensor | np.ndarray)), None)
         return [(name, value) for name, value in row.items() if name != inputs]
     return list(row[1:]) if isinstance(row, Sequence) and not isinstance(row, str) else None
+
+
+def _input(row: Any) -> Any:
+    """What :func:`_beside_inputs` leaves out of a row."""
+    if isinstance(row, Mapping):
+        return next((value for value in row.values() if isinstance(value, Tensor | np.ndarray)), None)
+    return row[0] if isinstance(row, Sequence) and not isinstance(row, str) and row else row
 
 
 def _recipe(job: Job) -> str:

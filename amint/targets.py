@@ -16,7 +16,7 @@ from amint.audit import Audit
 from amint.batches import inputs_of
 from amint.errors import UsageError
 from amint.gradients import sample_gradients
-from amint.identity import model_digest
+from amint.identity import content_digest, model_digest
 from amint.posteriors import posterior_columns
 from amint.probes import Seen, look
 from amint.queries import Queries
@@ -77,8 +77,8 @@ class AuditedModel:
         return {name: columns[name] for name in needs & self.provides}
 
     def identity(self) -> str:
-        """A hash that changes with whatever changes the signals."""
-        return _audit_digest(self._audit)
+        """A hash that changes with whatever changes the signals, code and attributes of a subclass included."""
+        return _digest(_audit_digest(self._audit), _own(self, {"_audit"}))
 
 
 class ClassifierTarget:
@@ -199,10 +199,10 @@ class ClassifierTarget:
             return self._logits(look(self._model, like_weights(self._model, x)), len(x)).shape[1]
 
     def identity(self) -> str:
-        """A hash that changes with whatever changes the signals."""
+        """A hash that changes with whatever changes the signals, code and attributes of a subclass included."""
         audit = None if self._audit is None else _audit_digest(self._audit)
-        parts = (model_digest(self._model), audit, self._split, self._classes, self._queries)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        # Taps are resolved when they are first read, from what is in the hash already.
+        return _digest(model_digest(self._model), audit, _own(self, {"_model", "_audit", "_points"}))
 
     def _columns(self, raw: Tensor, labels: Tensor | None, needs: Set[str]) -> dict[str, Tensor]:
         x = like_weights(self._model, raw)
@@ -263,7 +263,18 @@ def _mint_logit(audit: Audit, x: Tensor) -> Columns:
 
 
 def _audit_digest(audit: Audit) -> str:
-    parts = (model_digest(audit.backbone), model_digest(audit.head), [point.name for point in audit.points])
+    return _digest(model_digest(audit.backbone), model_digest(audit.head), [point.name for point in audit.points])
+
+
+def _own(target: Target, skipped: Set[str]) -> str:
+    """A hash of a target's attributes and its class: by name if it is ours, as the version of signals pins its code."""
+    kind = type(target)
+    ours = kind.__module__.partition(".")[0] == __package__
+    attributes = {name: value for name, value in vars(target).items() if name not in skipped}
+    return content_digest([kind.__qualname__ if ours else kind, attributes])
+
+
+def _digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

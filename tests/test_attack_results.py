@@ -66,6 +66,26 @@ def test_what_luck_explains_is_no_success():
     assert made.sentence().endswith("where 0.5 is guessing. This does not show that no attack could.")
 
 
+def test_an_attack_that_is_reliably_wrong_is_a_success():
+    made = comparison(result("loss", 0.6), result("odd", 0.2, p_value=1.0), result("mint", 0.9, family="trained in"))
+    assert made.sentence().startswith(
+        "The strongest of 2 attacks from outside, odd, tells members from non-members in reverse: members score lower, "
+        "with an AUROC of 0.200 (95 % interval 0.180 to 0.220), and with the scores turned round it is 0.800."
+    )
+    assert [r.name for r in made.ranked] == ["mint", "odd", "loss"]
+    assert [(r.reversed, r.reach) for r in made.ranked] == [(False, 0.9), (True, 0.8), (False, 0.6)]
+    assert comparison(result("odd", 0.2, p_value=1.0)).sentence().startswith("The attack odd tells members from non")
+
+
+def test_what_luck_explains_is_no_success_in_reverse_either():
+    # An interval that reaches 0.5, and one below it as the best of five has it by luck.
+    for made in (
+        comparison(result("odd", 0.485, p_value=0.9)),
+        comparison(*(result(f"a{i}", 0.47, p_value=0.985) for i in range(5))),
+    ):
+        assert made.sentence().startswith("No attack from outside clearly tells members from non-members")
+
+
 def test_nothing_ran():
     made = comparison(result("a", reason="x"), result("b", reason="y"))
     assert made.sentence() == "No attack from outside could run. Could not run: a, b."

@@ -133,7 +133,7 @@ def test_shuffled_membership_is_chance_whatever_the_number_of_classes(classes):
     assert abs(np.mean([control.auroc for control in found]) - 0.5) < 0.01
 
 
-def test_classes_that_differ_are_shuffled_apart_where_they_are_large():
+def test_classes_that_differ_are_shuffled_apart():
     # Class 0 makes up half of the members and a tenth of the non-members.
     kinds = [0] * 5 + [1, 2, 3, 4, 5], list(range(10))
     assert shuffled_control(1000, 0, *kinds, by_class=True, sees_class=4.0).p_value < 1e-6
@@ -156,6 +156,18 @@ def test_an_attack_that_does_not_see_the_class_passes_where_classes_differ(class
     ):
         found = [shuffled_control(1000, seed, *kinds, by_class=True).p_value for seed in range(20)]
         assert sum(p <= 0.01 for p in found) < 3
+
+
+def test_an_attack_that_sees_the_class_fails_where_many_small_classes_differ():
+    # Members have 10 rows of each of 50 classes, non-members of these and of 450 others, which have another loss.
+    dice = np.random.default_rng(0)
+    is_member, classes = np.repeat([True, False], 1000), np.concatenate([np.arange(1000) % 50, np.arange(1000) % 500])
+    signals = Signals({"logprob": -np.logaddexp(0, -(dice.normal(size=2000) + 2 * (classes < 50)))})
+    parts = split_rows(is_member, classes, np.arange(2000), 0)
+    flags = shuffled(is_member, classes, parts, 0, by_class=True)
+    found = control_of("shuffled membership", Scores(np.copy), signals, flags, parts, is_member)
+    assert found.p_value < 1e-6
+    assert found.auroc > 0.6
 
 
 def test_classes_of_one_side_only_leave_nothing_to_shuffle():

@@ -188,6 +188,13 @@ def broken(tmp_path_factory, data):
     np.savez(root / "nan.npz", x=x * np.nan, y=y)
     np.savez(root / "few.npz", x=x[:3], y=y[:3])
     np.savez(root / "shape.npz", x=x[:, :1], y=y)
+    np.savez(root / "flat.npz", x=x.reshape(30, -1), y=y)
+    np.savez(root / "last.npz", x=x.transpose(0, 2, 3, 1), y=y)
+    np.savez(root / "small.npz", x=x[:, :, :8, :8], y=y)
+    np.savez(root / "none.npz", x=x[:0], y=y[:0])
+    np.savez(root / "no_pixels.npz", x=np.zeros((30, 0, 0, 3), np.uint8), y=y)
+    np.savez(root / "huge_y.npz", x=x, y=np.full(30, 2**63, np.uint64))
+    np.savez(root / "minus_y.npz", x=x, y=y - 4)
     pairs = ("two/cat", "two/dog", "other/cat", "other/fox", "listed/cat", "listed/dog")
     for name in (*pairs, "loose/cat", "one/cat", "flat"):
         write_pictures(root / name, 8)
@@ -219,6 +226,17 @@ ERRORS = [
     (["BUNDLE", "ok.npz", "ok.npz"], "30 of 30 non-members are also among the 30 members"),
     (["BUNDLE", "far.npz", "a.npz"], "labels lie outside 0..3 for 4 classes"),
     (["BUNDLE", "ok.npz", "nan.npz"], "hold NaN or infinity"),
+    (
+        ["BUNDLE", "flat.npz", "a.npz"],
+        "flat.npz: the model takes inputs [3, 32, 32], x is float32 [30, 3072] and gives inputs [3072]; the numbers",
+    ),
+    (["BUNDLE", "ok.npz", "last.npz"], "gives inputs [32, 32, 3]; store channels first, x.transpose(0, 3, 1, 2)"),
+    (["BUNDLE", "small.npz", "a.npz"], "gives inputs [3, 8, 8]; store inputs as the model takes them, preprocessed"),
+    (["BUNDLE", "ok.npz", "shape.npz"], "x is float32 [30, 1, 32, 32] and gives inputs [1, 32, 32]"),
+    (["BUNDLE", "none.npz", "a.npz"], "found 0 members and 30 non-members"),
+    (["BUNDLE", "no_pixels.npz", "a.npz"], "found (30, 0, 0, 3)"),
+    (["BUNDLE", "huge_y.npz", "a.npz"], "y must be class numbers from 0 up, found 9223372036854775808"),
+    (["BUNDLE", "minus_y.npz", "a.npz"], "labels must be class numbers from 0 up"),
     (["BUNDLE", "few.npz", "a.npz"], "3 members are too few"),
     (["BUNDLE", "two", "other"], "the class folders differ"),
     (["BUNDLE", "one", "one"], "has 1 class folders; at least 2 are needed"),

@@ -322,6 +322,16 @@ def test_class_frequencies_that_differ_are_said():
     assert "Classes are not equally frequent: class 0 makes up" in found.notes[0]
 
 
+def test_both_sides_come_in_one_shape_and_type():
+    model, y = ToyNet().eval(), torch.arange(30) % 4
+    for other in (images(30, seed=2, shape=(3, 8, 8)), images(30, seed=2).double()):
+        with pytest.raises(UsageError, match=r"is \[3, 16, 16\] torch.float32, a batch of non-members holds"):
+            compare(model, (images(30), y), (other, y), attacks=["loss"])
+    ragged = [(torch.zeros(3, 16, 16), torch.tensor(0)), (torch.zeros(3, 8, 8), torch.tensor(0))]
+    with pytest.raises(UsageError, match="a batch of members holds"):
+        compare(model, [(x[None], t[None]) for x, t in ragged].__iter__(), (images(30), y), attacks=["loss"])
+
+
 def test_offline_attacks_run_with_references_of_other_samples_only():
     signals, members, nonmembers = table(k=8)
     signals.columns["reference_in"][:] = False
@@ -460,11 +470,24 @@ def test_other_mistakes_are_refused(rows, tmp_path):
         compare(ToyNet(), *rows, attacks=[])
     with pytest.raises(UsageError, match="confidence"):
         compare(Unread(), *rows, confidence=1.0)
-    for delta in (2.0, -1e-9, float("nan"), float("inf")):
+    for delta in (2.0, -1e-9, float("nan"), float("inf"), "x"):
         with pytest.raises(UsageError, match="delta must lie between 0 and 1"):
             compare(Unread(), *rows, delta=delta)
     with pytest.raises(UsageError, match="got int"):
         compare(5, *rows)
+    for seed in (-1, 2**63, 0.5, "0"):
+        with pytest.raises(UsageError, match=r"seed must be a whole number from 0 up, below 2\*\*63; found"):
+            compare(Unread(), *rows, seed=seed)
+    for size in (0, -3, 2.0):
+        with pytest.raises(UsageError, match="batch_size must be a whole number from 1 up"):
+            compare(Unread(), *rows, batch_size=size)
+    for attacks in ([5], ["loss", object()], [None]):
+        with pytest.raises(UsageError, match="an attack is a name, or an object with name, needs, fit and score"):
+            compare(Unread(), *rows, attacks=attacks)
+    with pytest.raises(UsageError, match="there is no attack to compare"):
+        compare(Unread(), *rows, attacks=None)
+    same = compare(ToyNet().eval(), *rows, attacks=["loss"], seed=np.int64(1), batch_size=np.int64(9))
+    assert not same.not_run
 
     class Anonymous:
         provides = frozenset({"logprob"})

@@ -5,6 +5,7 @@ import pytest
 import torch
 from fleet_toys import CLASSES, K, Module, Pool, train
 from lightning_toys import BENIGN
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import Net, images, labels
@@ -12,6 +13,7 @@ from toys import Net, images, labels
 from amint.errors import UsageError
 from amint.fleet import Fleet
 from amint.queries import Queries
+from amint.reference_files import Tag, probe_of, read_model, write_model
 from amint.roles import fingerprints
 from amint.signals import extract
 from amint.targets import ClassifierTarget
@@ -163,6 +165,8 @@ def edited(**changes):
         edited(k=4),
         edited(rows="many"),
         edited(backbone=None),
+        edited(input_shape=None),
+        edited(input_dtype="float33"),
     ],
 )
 def test_damaged_fleets_are_refused(tmp_path, change):
@@ -179,6 +183,60 @@ def test_weights_that_do_not_fit(fleet, tmp_path):
     other = Fleet.load(fleet.path, lambda: nn.ModuleDict({"model": nn.Linear(2, 2)}))
     with pytest.raises(UsageError, match="do not fit the network that make_module"):
         other.model(0)
-    cut = damaged(tmp_path, lambda path: (path / "model_001.safetensors").write_bytes(b"1234567"))
-    with pytest.raises(UsageError, match="or are damaged"):
+    cut = train(tmp_path, k=2, max_epochs=1)
+    cut.weights_path(1).write_bytes(b"1234567")
+    with pytest.raises(UsageError, match="cannot be used: it is damaged"):
         cut.model(1)
+    with pytest.raises(UsageError, match=r"1 of the 2 .* not trained yet, or .* no use \(model 1: it is damaged"):
+        Fleet.load(tmp_path, Module)
+
+
+class Tanh(Module):
+    """The same weights, another function."""
+
+    def __init__(self):
+        super().__init__()
+        self.model.a[2] = nn.Tanh()
+
+
+def test_another_network_of_the_same_shapes_is_refused(fleet):
+    with pytest.raises(UsageError, match=r"does not compute what the trained one in .* pass the make_module that"):
+        Fleet.load(fleet.path, Tanh).signals(asked(), {"reference_logprob"})
+
+
+def test_files_of_other_models_are_refused_and_trained_again(tmp_path):
+    known = train(tmp_path / "a", max_epochs=1)
+    whole = [known.weights_path(number).read_bytes() for number in range(K)]
+    known.weights_path(0).write_bytes(whole[1])
+    known.weights_path(1).write_bytes(whole[0])
+    other = train(tmp_path / "b", max_epochs=1, seed=4)
+    known.weights_path(2).write_bytes(other.weights_path(2).read_bytes())
+    known.weights_path(3).write_bytes(whole[3][:100])
+    with pytest.raises(UsageError, match=r"4 of the 4 .*\(model 0: it holds model 1, not model 0\)"):
+        Fleet.load(known.path, Module)
+    for number, reason in enumerate(("holds model 1", "holds model 0", "another fleet", "is damaged")):
+        with pytest.raises(UsageError, match=f"cannot be used: it .*{reason}|cannot be used: it {reason}"):
+            known.model(number)
+    train(tmp_path / "a", max_epochs=1)
+    assert [known.weights_path(number).read_bytes() for number in range(K)] == whole
+
+
+def test_weights_of_older_versions_are_refused(tmp_path):
+    known = train(tmp_path, k=2, max_epochs=1)
+    save_file(load_file(known.weights_path(0)), known.weights_path(0))
+    with pytest.raises(UsageError, match="does not say which model it holds"):
+        Fleet.load(tmp_path, Module)
+
+
+def test_a_model_that_cannot_take_the_probe_is_stored_all_the_same(tmp_path):
+    class Picky(nn.Linear):
+        def forward(self, x):
+            raise KeyError("not this one")
+
+    path, tag, probe = tmp_path / "model", Tag(0, "fleet"), probe_of([2], "float32")
+    network = Picky(2, 2)
+    write_model(path, network, tag, probe)
+    again = Picky(2, 2)
+    read_model(path, again, tag, probe)
+    assert torch.equal(again.weight, network.weight)
+    assert probe_of([3], "int64").tolist() == [[0] * 3] * 2

@@ -47,6 +47,7 @@ AUDIT = {
     "labelled",
     "probes",
     "queries",
+    "reference_files",
     "reference_notes",
     "reference_training",
     "signal_cache",
@@ -61,6 +62,7 @@ AUDIT = {
 EDGES = {"cli", "commands", "datasets", "demo", "ml_bom", "readers", "references", "report", "testing"}
 ARRAYS = {
     "arrays",
+    "attack_figures",
     "attack_results",
     "calibration",
     "conditional",

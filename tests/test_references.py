@@ -1,4 +1,5 @@
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -181,6 +182,42 @@ class Relabelled(Pool):
     def __init__(self):
         super().__init__()
         self.y[-2] = (self.y[-2] + 1) % 3
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), np.random.rand, random.random])
+def test_another_augmentation_is_refused_and_the_same_is_gone_on_with(tmp_path, draw):
+    class Noisy(Pool):
+        def __init__(self, noise):
+            super().__init__()
+            self.much = noise
+
+        def __getitem__(self, i):
+            return self.x[i] + self.much * float(draw()), self.y[i]
+
+    options = {"plain": Pool(), "k": 2, "max_epochs": 1}
+    fleet = train(tmp_path, dataset=Noisy(0.1), **options)
+    fleet.weights_path(1).unlink()
+    for other in (Noisy(0.5), Pool()):
+        with pytest.raises(UsageError, match=r"\['augmented'\] \(augmented: what augmentation makes of the samples\)"):
+            train(tmp_path, dataset=other, **options)
+    torch.rand(3)
+    train(tmp_path, dataset=Noisy(0.1), **options)
+
+
+def test_augmentation_drawn_anew_each_time_can_be_gone_on_with(tmp_path):
+    class Noisy(Pool):
+        def __init__(self):
+            super().__init__()
+            self.dice = np.random.default_rng()
+
+        def __getitem__(self, i):
+            return self.x[i] + 0.1 * self.dice.random(dtype=np.float32), self.y[i]
+
+    options = {"dataset": Noisy(), "plain": Pool(), "k": 2, "max_epochs": 1}
+    fleet = train(tmp_path, **options)
+    assert fleet.facts["augmented"] is None
+    fleet.weights_path(0).unlink()
+    train(tmp_path, **options)
 
 
 @pytest.mark.parametrize("row", [lambda x, y: {"x": x, "y": int(y)}, lambda x, y: (x, 0, "a" * int(y))])

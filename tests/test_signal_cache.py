@@ -336,3 +336,64 @@ def test_two_processes_share_a_folder(tmp_path):
             with np.load(tmp_path / f"worker{number}_{seed}.npz") as found:
                 for name, column in expected.columns.items():
                     np.testing.assert_array_equal(found[name], column)
+
+
+class Tempered(ClassifierTarget):
+    """A target with an attribute of its own."""
+
+    def __init__(self, model, temperature):
+        super().__init__(model)
+        self.temperature = temperature
+
+    def measure(self, batch, needs):
+        return {name: column / self.temperature for name, column in super().measure(batch, needs).items()}
+
+
+class Negated(ClassifierTarget):
+    """A target with code of its own."""
+
+    def measure(self, batch, needs):
+        return {name: -column for name, column in super().measure(batch, needs).items()}
+
+
+class Multiplied(AuditedModel):
+    """The same of an audited model."""
+
+    def __init__(self, audit, factor):
+        super().__init__(audit)
+        self.factor = factor
+
+    def measure(self, batch, needs):
+        return {name: column * self.factor for name, column in super().measure(batch, needs).items()}
+
+
+def test_targets_of_other_classes_or_attributes_do_not_share_files(tmp_path):
+    model, audit = model_of(), audit_of()
+    kinds = [
+        lambda: ClassifierTarget(model),
+        lambda: Tempered(model, 1.0),
+        lambda: Tempered(model, 5.0),
+        lambda: Negated(model),
+        lambda: Multiplied(audit, 1.0),
+        lambda: Multiplied(audit, 5.0),
+    ]
+    for make in kinds:
+        needs = {"mint_logit"} if isinstance(make(), AuditedModel) else {"logprob"}
+        assert same(extract_cached(make(), batches(), needs, tmp_path), extract(make(), batches(), needs))
+        assert make().identity() == make().identity()
+    assert len({make().identity() for make in kinds}) == len(kinds)
+    # What is kept is found again.
+    forwards = Forwards(model)
+    before = ClassifierTarget(model).identity()
+    extract_cached(Tempered(model, 2.0), batches(), {"logprob"}, tmp_path / "own")
+    assert forwards.since() > 0
+    extract_cached(Tempered(model, 2.0), batches(), {"logprob"}, tmp_path / "own")
+    assert forwards.since() == 0
+    assert ClassifierTarget(model).identity() == before
+
+
+def test_what_a_target_resolves_while_it_measures_does_not_change_what_it_is():
+    target = ClassifierTarget(model_of(), taps="middle")
+    before = target.identity()
+    target.measure(batches()[0], {"activations"})
+    assert target.identity() == before

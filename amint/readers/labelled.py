@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from amint.readers.rows import Rejected, printable
 __all__ = ["CLASSES", "ClassFolders", "LabelledArrays", "labelled_pair"]
 
 CLASSES = "classes.txt"
+# What a label's type can hold.
+_LARGEST = 2**63 - 1
 
 
 class ClassFolders:
@@ -72,20 +75,22 @@ class LabelledArrays(Dataset[tuple[Tensor, int]]):
         path: the file; ``x`` float ``[n, ...]`` or uint8 ``[n, h, w]``, ``[n, h, w, c]`` or ``[n, c, h, w]``, ``y``
             integers ``[n]``.
         preprocessing: for uint8 pictures; None if there is none.
+        input_shape: that the model takes, without the batch dimension.
 
     Raises:
-        InputError: not such a file.
+        InputError: not such a file, or inputs of another shape.
     """
 
     rejected: tuple[Rejected, ...] = ()
 
-    def __init__(self, path: Path, preprocessing: Preprocessing | None) -> None:
+    def __init__(self, path: Path, preprocessing: Preprocessing | None, input_shape: tuple[int, ...]) -> None:
         x, y = _arrays(path)
         pictures = x.dtype == np.uint8
         if pictures and preprocessing is None:
             raise InputError(f"{path} holds uint8 pictures, but the bundle has no preprocessing; store float32 inputs")
         self._x, self._y = _channels_last(path, x) if pictures else x, y
         self._preprocessing = preprocessing if pictures else None
+        _check_shape(path, x, tuple(self[0][0].shape) if len(y) else input_shape, input_shape)
 
     def __len__(self) -> int:
         return len(self._y)
@@ -126,7 +131,7 @@ def labelled_pair(
 
     def opened(path: Path) -> ClassFolders | LabelledArrays:
         if not path.is_dir():
-            return LabelledArrays(path, preprocessing)
+            return LabelledArrays(path, preprocessing, input_shape)
         if preprocessing is None or len(input_shape) != 3:
             raise InputError(f"{path} holds files, but the bundle has no preprocessing for pictures; pass .npz files")
         return ClassFolders(path, preprocessing, numbers, (input_shape[1], input_shape[2]))
@@ -181,13 +186,29 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _channels_last(path: Path, x: NDArray[Any]) -> NDArray[Any]:
-    if x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3)):
-        return x
-    if x.ndim == 4 and x.shape[1] in (1, 3):
-        return x.transpose(0, 2, 3, 1)
+    if all(x.shape[1:]):
+        if x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3)):
+            return x
+        if x.ndim == 4 and x.shape[1] in (1, 3):
+            return x.transpose(0, 2, 3, 1)
     raise InputError(
         f"{printable(str(path))}: uint8 pictures are [n, h, w], [n, h, w, c] or [n, c, h, w], with c 1 or 3; found "
         f"{x.shape}"
+    )
+
+
+def _check_shape(path: Path, x: NDArray[Any], found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found == wanted:
+        return
+    if math.prod(found) == math.prod(wanted):
+        hint = "the numbers are as many, so that their axes have to be put in order"
+        if found == (*wanted[1:], wanted[0]):
+            hint = "store channels first, x.transpose(0, 3, 1, 2)"
+    else:
+        hint = "store inputs as the model takes them, preprocessed"
+    raise InputError(
+        f"{printable(str(path))}: the model takes inputs {list(wanted)}, x is {x.dtype} {list(x.shape)} and gives "
+        f"inputs {list(found)}; {hint}"
     )
 
 
@@ -208,4 +229,6 @@ def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
             f"{printable(str(path))}: x must be float or uint8 [n, ...] and y integers [n]; found {x.dtype} {x.shape} "
             f"and {y.dtype} {y.shape}"
         )
+    if len(y) and int(y.max()) > _LARGEST:
+        raise InputError(f"{printable(str(path))}: y must be class numbers from 0 up, found {int(y.max())}")
     return x, y

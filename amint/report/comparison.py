@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from amint.attack_figures import succeeds
 from amint.attack_results import COMPARISON_SCHEMA, METRICS, TRAINED_IN, AttackControl, AttackResult, Comparison
 from amint.gate import GateResult
 from amint.metrics import LOW_FPRS, tpr_name
@@ -15,7 +16,6 @@ from amint.report.curves import MOST_CURVES, log_roc
 
 __all__ = ["write_comparison_report"]
 
-_CHANCE = 0.05
 _LONGEST_LABEL = 28
 _HEADS = {"auroc": "AUROC", "balanced_accuracy": "Balanced accuracy"} | {
     tpr_name(fpr): f"Found at {100 * fpr:g} % false alarms" for fpr in LOW_FPRS
@@ -33,7 +33,6 @@ def write_comparison_report(comparison: Comparison, path: str | Path, gate: Gate
     ranked = comparison.ranked
     outsiders = [result for result in ranked if result.family != TRAINED_IN]
     strongest = next(iter(outsiders or ranked), None)
-    by_luck = _CHANCE / max(1, len(ranked))
     return _write(
         path,
         "comparison.html.j2",
@@ -46,7 +45,7 @@ def write_comparison_report(comparison: Comparison, path: str | Path, gate: Gate
         gate_sentence="" if gate is None else _whole(gate.sentence()),
         strongest=strongest,
         trained_in=next((result for result in ranked if result.family == TRAINED_IN), None),
-        clear=bool(comparison.warning()) or any((r.p_value or 1) <= by_luck for r in ranked),
+        clear=bool(comparison.warning()) or succeeds(ranked),
         metrics=[(name, _HEADS[name]) for name in METRICS],
         figures=list(_figures(comparison)),
         controls=_controls(comparison),
