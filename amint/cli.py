@@ -236,10 +236,9 @@ def attack(
 ) -> None:
     """Compare membership attacks on a model: how much do they find out about its training data?
 
-    Members and non-members are folders with one subfolder a class, or .npz files with x (float inputs or uint8 images)
-    and y. Subfolders are all the model's classes in the order of their names; or a file classes.txt in the folder names
-    all classes, one a line, in the model's order. Writes comparison.json, comparison.csv and report.html. Exits with
-    status 1 if the gate is broken.
+    Members and non-members are folders with a subfolder for each class of the model (numbered by name, or by a file
+    classes.txt that lists all), or .npz files with x (float inputs or uint8 images) and y. Writes comparison.json,
+    comparison.csv and report.html. Exits with status 1 if the gate is broken.
 
     Parameters
     ----------
