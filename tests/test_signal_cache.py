@@ -257,12 +257,12 @@ def test_no_flipped_byte_changes_what_is_read(tmp_path):
     first = extract_cached(target, batches(), NEEDS, tmp_path)
     path = min(tmp_path.iterdir())
     content = path.read_bytes()
-    remade = 0
-    for at in range(len(content)):
+    remade, places = 0, range(0, len(content), 5)
+    for at in places:
         path.write_bytes(flipped(content, at))
         assert same(first, extract_cached(target, batches(), NEEDS, tmp_path))
         remade += path.read_bytes() == content
-    assert remade > len(content) // 2
+    assert remade > len(places) // 2
 
 
 def test_what_fails_leaves_nothing_behind(tmp_path):
