@@ -7,13 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from amint.accounting import Accounting
 from amint.audit import Audit
 from amint.balance import AnyBalance, GradientBalance
-from amint.balance.choice import check_training_pass, combining
+from amint.balance.choice import check_training_pass, combining, process_count
 from amint.batches import Source
 from amint.calibration import Calibration
 from amint.commitments import check_same
@@ -160,7 +159,7 @@ class Auditable(Audit):
             NonFiniteError: the loss became NaN or infinite.
         """
         check_training(epochs, lr, batch_size)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if process_count() > 1:
             raise UsageError(
                 "audit.train_head() trains in one process, here several are running; their heads would drift apart"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,12 @@ Progress = Callable[[int, int], None]
 
 
 def read_files(
-    audit: Audit, path: Path, batch_size: int, progress: Progress | None, journal: Path | None
+    audit: Audit,
+    path: Path,
+    batch_size: int,
+    progress: Progress | None,
+    journal: Path | None,
+    weights: Mapping[str, str],
 ) -> tuple[Samples, tuple[Refused, ...]]:
     """Read the pictures of a folder, an archive, a manifest or a table.
 
@@ -44,6 +49,7 @@ def read_files(
         progress: called with the number of files done and of all files.
         journal: a file to note each result in and to go on from, or None. What it says of files that were changed or
             removed since then is not used.
+        weights: what :meth:`amint.Audit.check_unchanged` gave for the audit.
 
     Returns:
         The samples in the order of their names, and what could not be judged.
@@ -97,7 +103,7 @@ def read_files(
         raise InputError(f"{what}; pass a folder, an archive or a file") from None
     journal.parent.mkdir(parents=True, exist_ok=True)
     # An audit may have been given other weights, and calibrated anew, since it was loaded.
-    judge = hashlib.sha256(repr((held.sha256, sorted(audit.check_unchanged().items()))).encode()).hexdigest()
+    judge = hashlib.sha256(repr((held.sha256, sorted(weights.items()))).encode()).hexdigest()
     with Journal.open(journal, Header(judge, identity, VERSION)) as book:
         return read(book)
 

@@ -90,7 +90,7 @@ def verify(
     refused = Items()
     if isinstance(submitted, str | Path):
         place = None if journal is None else Path(journal)
-        samples, files = read_files(audit, Path(submitted), batch_size, progress, place)
+        samples, files = read_files(audit, Path(submitted), batch_size, progress, place, weights)
         refused = Items(Evidence(file.path, "cannot tell", note=file.reason) for file in files)
     else:
         samples = read_tensors(audit, submitted, batch_size, progress)

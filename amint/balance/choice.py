@@ -12,7 +12,7 @@ from amint.balance.protocols import AnyBalance, Balance, GradientBalance
 from amint.balance.weighted import NormalisedByFirst, Weighted
 from amint.errors import UsageError
 
-__all__ = ["check_training_pass", "chosen", "combining"]
+__all__ = ["check_training_pass", "chosen", "combining", "process_count"]
 
 
 def chosen(balance: AnyBalance | None, trunk_gradient: float, world: int) -> AnyBalance:
@@ -52,11 +52,16 @@ def combining(balance: AnyBalance) -> Callable[[Tensor, Tensor], Tensor]:
     return balance.combine
 
 
+def process_count() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def check_training_pass(balance: AnyBalance, device: torch.device) -> None:
     """Raise UsageError for a balance of gradients in several processes, or in a pass that needs a GradScaler."""
     if not isinstance(balance, GradientBalance):
         return
-    _check_alone(balance, dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
+    _check_alone(balance, process_count())
     kind = device.type
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
         raise UsageError(
