@@ -1,8 +1,9 @@
 """Hard negatives: near-copies that are not members, so that the head learns the very sample and not its kind.
 
 A symmetry of the domain turns a row into another plausible row. External rows under it are further
-"not a member" rows at no cost of data; members under it are the hardest negatives there are. A symmetry that the
-task's own augmentation applies to members must not be used on members: those views *are* trained on.
+"not a member" rows at no cost of data; members under it are the hardest negatives there are. Where the task's own
+augmentation applies the same symmetry to members, those views *are* trained on: turn members only if the question is
+whether this very picture was a member, and take "no member" said of a turned copy for nothing more.
 """
 
 from __future__ import annotations

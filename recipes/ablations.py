@@ -4,51 +4,49 @@
     python recipes/ablations.py --data-root DATA --seeds 3
     python recipes/ablations.py --data-root DATA --arch efficientnet_b0 --only entry middle output
 
-Each line changes one thing of the first line; all see the same members and the same unseen images.
+Each line changes one thing of the first line; all see the same unseen images, and the same members unless it is their
+number that changes.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import cyclopts
-from cifar10 import Cifar10, pool
+from cifar10 import pool
 from common import Parts, Pool
+from joined import attached
 from launch import launch
-from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views, trained_on
-from lines import Audited, Line, registered
-from repeated import repeated, show
+from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views
+from lines import Audited, Line, afterwards
+from repeated import Small, chosen, repeated
+from spread import show
 
 import amint
 
 
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Ablations(Cifar10):
-    """Small enough for 2 CPU cores."""
+class Ablations(Small):
+    """Its results lie apart."""
 
-    arch: str = "resnet10t"
-    members: int = 1000
-    external: int = 2000
-    epochs: int = 24
-    seeds: int = 1
-    only: Annotated[tuple[str, ...], cyclopts.Parameter(consume_multiple=True)] = ()
     out: Path = Path("runs/ablations")
 
 
-def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
-    """What is compared; ``taps`` are those of the entry split."""
+SPLITS = ("entry", "middle", "output")
+
+
+def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
+    """What is compared with ``audit``, attached to the first line's network."""
+    taps, widths = [point.name for point in audit.points], audit.head.config.width
     mostly = use.members + use.external // 2
     mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
-    every: dict[str, Line] = {
-        f"entry ({' and '.join(taps)})": Audited(),
-        "trained plainly, registered afterwards": registered,
-        "middle": Audited({"split": "middle"}),
-        "output": Audited({"split": "output"}),
+    return {
+        f"{use.split} ({' and '.join(taps)})": Audited(),
+        "trained plainly, registered afterwards": afterwards,
+        **{split: Audited({"split": split}) for split in SPLITS if split != use.split},
         **{f"one tap ({tap})": Audited({"split": tap}) for tap in taps},
         "half as much external data as members": Audited({"external": use.members // 2}),
         "as much external data as members": Audited({"external": use.members}),
@@ -59,9 +57,9 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "hard negatives of external rows alone": Audited(attach={"negatives": amint.Moved(mirror=True)}),
         "MINT weight rising from a tenth": Audited(balance=Scheduled.over(use, 0.1, 1)),
         "MINT weight falling to a tenth": Audited(balance=Scheduled.over(use, 1, 0.1)),
-        "trunk gradient 0": Audited(balance=amint.Weighted, attach={"trunk_gradient": 0.0}),
+        "trunk gradient 0, losses as they are": Audited(balance=amint.Weighted, attach={"trunk_gradient": 0.0}),
         "trunk gradient 0.3": Audited(attach={"trunk_gradient": 0.3}),
-        "head twice as wide": Audited(attach={"head": amint.HeadSize(width=128, hidden=256)}),
+        "head twice as wide": Audited(attach={"head": amint.HeadSize(width=2 * max(widths), hidden=256)}),
         "head that pools to 2 x 2": Audited(attach={"head": amint.HeadSize(pool=2)}),
         "head that pools to 8 x 8": Audited(attach={"head": amint.HeadSize(pool=8)}),
         "no label smoothing": Audited({"label_smoothing": 0.0}),
@@ -70,25 +68,23 @@ def lines(use: Ablations, taps: list[str]) -> dict[str, Line]:
         "running average of weights": Audited(averaged=0.95, finish=member_statistics),
         "batch statistics of members alone": Audited(finish=member_statistics),
         "head learning three times as fast": Audited({"head_lr": 3 * use.head_lr}),
-        "head trained on alone for as long again": Audited(finish=trained_on),
+        "head trained on alone for as long again": Audited({"head_epochs": use.head_epochs + use.epochs}),
         "a new head on the finished network": Audited(finish=new_head),
         "a new head, trained three times as long": Audited(finish=partial(new_head, times=3)),
-        "judged by five views": Audited(judged=by(of_views)),
+        "judged by five contrasts": Audited(judged=by(of_views)),
         "judged against the mirror image": Audited(judged=by(against_mirror)),
         "two in three rows members": Audited({"members": mostly, "external": use.external // 2}),
     }
-    return {name: line for name, line in every.items() if not use.only or name.startswith(use.only)}
 
 
 def main(use: Ablations) -> None:
-    """Train every line with every seed; print and save means over the seeds."""
+    """Train every line with every seed; print and save means over the seeds, and differences."""
     use = use.budget()
     data: Pool = pool(use)
     probe = Parts.of(use, data)
-    taps = [point.name for point in amint.attach(probe.network(use), external=probe.external).points]
-    found = repeated(lines(use, taps), use, data, use.seeds, use.out)
-    show(f"{use.arch}, {use.members:,} members, {use.external:,} external, {use.seeds} seeds", found)
-    (use.out / "ablations.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    found = repeated(chosen(lines(use, attached(use, probe, probe.network(use))), use.only), use, data)
+    title = f"{use.arch}, {use.members:,} members, {use.external:,} external, {use.seeds} seeds"
+    show(title, found, use.out / "ablations.json")
 
 
 if __name__ == "__main__":

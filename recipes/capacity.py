@@ -4,22 +4,23 @@
     python recipes/capacity.py --data-root DATA      # DATA holds MNIST/raw
 
 To find all of n members at false-alarm rate e takes n log2(1/e) bits of memory (Carter et al. 1978); finding a share t
-of them shows n KL(t, e) bits, the mutual information of membership and answer. The heads read a frozen network that was
-trained on other images, so that only they remember; in the joint runs the network trains along and remembers too. With
-more epochs a head remembers more: this is what was reached, not what would fit.
+of them shows n KL(t, e) bits, the mutual information of membership and answer. All heads read the same network, however
+wide they are: frozen, trained on other images, so that only they remember; or trained along, when it remembers too.
+With more epochs a head remembers more: this is what was reached, not what would fit.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from capacity_plot import BITS, FPR, draw
 from launch import launch
 from rich.console import Console
 from rich.progress import track
@@ -30,13 +31,11 @@ import amint
 from amint.datasets import digits, mnist
 from amint.metrics import auroc, auroc_interval, tpr_at_fpr, tpr_at_fpr_interval
 
-FPR = 0.01
-BITS = math.log2(1 / FPR)
 COLUMNS = ("parameters", "members", "bits needed\na parameter", "bits shown\na parameter", "AUROC", "TPR at\n1 % FPR")
 
 
-def network(width: int) -> nn.Module:
-    """For digits of 28 x 28 pixels. A head has as many channels as the map it reads, here the last, from 32 to 128."""
+def network(width: int = 64) -> nn.Module:
+    """For digits of 28 x 28 pixels; the heads read its last map."""
     first = [nn.Conv2d(1, width, 4, 4), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU()]
     return nn.Sequential(*first, nn.Conv2d(width, width, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * width, 10))
 
@@ -69,23 +68,6 @@ def measured(audit: amint.Audit, members: Tensor, unseen: Tensor) -> dict[str, A
     return {"parameters": parameters, "members": n, "tpr": [tpr, interval.low, interval.high], **found}
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """TPR by members (above: by bits) for each parameter, and bits shown by bits needed."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    for number, head in enumerate(dict.fromkeys(row["head"] for row in rows)):
-        own, look = [row for row in rows if row["head"] == head], {"fmt": "osv^D"[number % 5] + "-", "capsize": 2}
-        (tpr, low, high), at = np.array([row["tpr"] for row in own]).T, [r["members"] / r["parameters"] for r in own]
-        left.errorbar(at, tpr, [tpr - low, high - tpr], label=f"{head}: {own[0]['parameters']:,} parameters", **look)
-        right.errorbar(*([row[kind] for row in own] for kind in ("needed", "shown")), **look)
-    right.plot(*[sorted(row["needed"] for row in rows)] * 2, ":", color="#6b7280", label="every member found")
-    above = left.secondary_xaxis("top", functions=(lambda x: x * BITS, lambda x: x / BITS))
-    above.set_xlabel("bits needed per head parameter")
-    left.set(xscale="log", ylim=(0, 1.02), xlabel="members per head parameter", ylabel=f"TPR at {FPR:.0%} FPR")
-    right.set(xscale="log", yscale="log", xlabel="bits needed per parameter", ylabel="bits shown per parameter")
-    figure.legend(loc="outside upper center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
 def main(
     *,
     data_root: Path | None = None,
@@ -98,7 +80,7 @@ def main(
     smoke: bool = False,
     out: Path = Path("runs/capacity"),
 ) -> None:
-    """A head for each width and number of members, and joint ones for the first width; print a table, save and plot."""
+    """A head for each width and number of members, afterwards and along with the network; print, save and plot."""
     images, labels = digits() if data_root is None else mnist(data_root, train=True)
     widths, members, epochs = ((32,), (40, 300), 40) if smoke else (widths, members, epochs)
     # The digits come writer by writer, and samples in a row must not resemble each other.
@@ -108,15 +90,16 @@ def main(
     roles = amint.assign_roles(len(x), members=max(members), external=len(x) // 2, calibration=0, seed=seed)
     task, unseen = list(roles.unseen[: len(x) // 10]), x[list(roles.unseen[len(x) // 10 :][:10_000])]
     options: dict[str, Any] = {"external": x[list(roles.external)], "split": "5", "ratio": ratio, "seed": seed}
-    cases = [*(("frozen", width, n) for width in widths for n in members), *(("joint", widths[0], n) for n in members)]
-    for kind, width, n in track(cases, "training", console=console, transient=True):
+    cases = itertools.product(("frozen", "joint"), widths, members)
+    for kind, width, n in track(list(cases), "training", console=console, transient=True):
         torch.manual_seed(seed)
-        model, inside = network(width).to(device), list(roles.members[:n])
+        model, inside = network().to(device), list(roles.members[:n])
+        sized = options | {"head": amint.HeadSize(width=width)}
         train(model, x[task], y[task], 3)
         if kind == "frozen":
-            audit = amint.register(model, x[inside], epochs=epochs, lr=4e-3, **options)
+            audit = amint.register(model, x[inside], epochs=epochs, lr=4e-3, **sized)
         else:
-            audit = joint = amint.attach(model, balance=amint.Weighted(), **options)
+            audit = joint = amint.attach(model, balance=amint.Weighted(), **sized)
             train(model, x[inside], y[inside], epochs, joint)
         rows.append(row := {"head": f"{kind} {width}", **measured(audit, x[inside], unseen)})
         bits = (f"{row[kind]:.4f}" for kind in ("needed", "shown"))

@@ -28,7 +28,6 @@ from training import mirrored
 import amint
 from amint.datasets import faces, orl, record_io
 
-SIDE = 112
 PAPER = Paper(200_000, 250_000, {"mobilenet entry": (0.86, 0.15)})
 
 
@@ -40,6 +39,7 @@ class Casia(Settings):
     members: int = 4000
     external: int = 5000
     calibration: int = 2000
+    side: int = 112
     epochs: int = 20
     orl: bool = False
     out: Path = Path("runs/casia_webface")
@@ -49,12 +49,12 @@ def pool(use: Casia) -> Pool:
     """The data set."""
     turned = amint.HardNegatives(amint.horizontal_flip, members=True)
     if use.orl:
-        look = amint.Preprocessing(size=(64, 64), channels=1, mean=(0.45,), std=(0.19,))
+        look = amint.Preprocessing(size=(use.side, use.side), channels=1, mean=(0.45,), std=(0.19,))
         grey, labels = orl(use.data_root)
         images = torch.stack([look.pixels(Image.fromarray(image[0].numpy())) for image in grey])
         return Pool(images, labels, look, turned, mirrored)
     packed = use.data_root.suffix == ".rec" or (use.data_root / "train.rec").is_file()
-    found = record_io(use.data_root) if packed else faces(use.data_root, size=SIDE)
+    found = record_io(use.data_root) if packed else faces(use.data_root, size=use.side)
     _, height, width = found[0][0].shape
     look = amint.Preprocessing(size=(height, width), mean=(0.5,), std=(0.5,), interpolation="bicubic")
     return Pool(found, found.labels, look, turned, mirrored)

@@ -44,7 +44,6 @@ class Cifar10(Settings):
     members: int = 2000
     external: int = 4000
     calibration: int = 5000
-    side: int = 32
     epochs: int = 30
     ratio: float = 2.0
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 1.0

@@ -70,7 +70,7 @@ class Parts:
         told = [whole.take(roles.members), whole.take(roles.external)]
         kept = [
             source.take(one_each(outside.calibration, alone, use.seed)),
-            source.take(one_each(outside.unseen, alone, use.seed)[: use.most_unseen]),
+            source.take(at_most(use.most_unseen, one_each(outside.unseen, alone, use.seed), use.seed)),
         ]
         if kept[0].n < LEAST["calibration"] or not kept[1].n:
             raise UsageError(
@@ -114,3 +114,11 @@ def one_each(rows: Sequence[int], groups: Tensor | None, seed: int) -> Sequence[
         return rows
     order = [rows[i] for i in torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
     return sorted({int(groups[row]): row for row in order}.values())
+
+
+def at_most(n: int, rows: Sequence[int], seed: int) -> Sequence[int]:
+    """As many of the rows, drawn at random: the first ones may all be of one class."""
+    if len(rows) <= n:
+        return rows
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return sorted(rows[i] for i in order[:n].tolist())

@@ -68,6 +68,12 @@ class Rows:
     def _input(self, pixels: Tensor) -> Tensor:
         return self.look.scaled(pixels.to(self.device)).contiguous(memory_format=torch.channels_last)
 
+    def pixels(self) -> Tensor:
+        """uint8 ``[n, c, h, w]`` on the CPU."""
+        if isinstance(self.images, Tensor):
+            return self.images[list(self.numbers)].cpu()
+        return torch.stack([self.images[number][0] for number in self.numbers])
+
     def marks(self) -> Tensor:
         """int64 ``[n]`` on the CPU, equal for rows of equal content."""
         return torch.cat([fingerprints(x).cpu() for x, _ in self])

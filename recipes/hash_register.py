@@ -24,6 +24,7 @@ from torch import Tensor
 
 import amint
 from amint.datasets import cifar10, digits, mnist
+from amint.errors import UsageError
 from amint.metrics import tpr_at_fpr_interval
 
 FPRS = (0.01, 0.001)
@@ -46,6 +47,8 @@ def main(
     smoke: bool = False,
 ) -> None:
     """Register members, ask about some of them and about unseen pictures, print and save what was found."""
+    if data_root is None and not smoke:
+        raise UsageError("pass the --data-root of the data, or --smoke for scikit-learn's digits")
     if data_root is None or smoke:
         images, _ = digits()
         train, test, members, asked = images[:1_200], images[1_200:], (400,), 400

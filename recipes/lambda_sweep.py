@@ -1,7 +1,7 @@
 """Task against audit: the weight of the MINT loss over five decades, and balances that avoid conflicts.
 
     python recipes/lambda_sweep.py --data-root DATA            # CIFAR-10, see recipes/cifar10.py
-    python recipes/lambda_sweep.py --data-root DATA --seeds 3
+    python recipes/lambda_sweep.py --data-root DATA --seeds 3 --only "lambda 1" upgrad
 
 Every point is a network of its own, trained with the same budget. On the Pareto front nothing is better in both
 figures; its knee is the point furthest above the line between the front's ends, both axes scaled to 0..1.
@@ -9,7 +9,6 @@ figures; its knee is the point furthest above the line between the front's ends,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +17,13 @@ from pathlib import Path
 import cyclopts
 import matplotlib.pyplot as plt
 import numpy as np
-from cifar10 import Cifar10, pool
+from cifar10 import pool
+from joined import Balances
 from launch import launch
-from lines import Audited, Figures, Line, registered
-from repeated import repeated, show
+from lines import Audited, Figures, Line, afterwards
+from repeated import Small, chosen, repeated
 from rich.console import Console
-from row import Balances
+from spread import show
 
 import amint
 
@@ -36,21 +36,15 @@ AVERSE = ("upgrad", "cagrad", "pcgrad", "mgda", "imtl_g", "aligned_mtl", "nash_m
 
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Cifar10):
-    """Small enough for 2 CPU cores."""
+class Sweep(Small):
+    """Its results lie apart."""
 
-    arch: str = "resnet10t"
-    members: int = 1000
-    external: int = 2000
-    epochs: int = 24
-    seeds: int = 1
     out: Path = Path("runs/lambda_sweep")
 
 
 def lines() -> dict[str, Line]:
-    """What is compared."""
+    """What is compared with a network that was trained plainly."""
     return {
-        PLAIN: registered,
         **{f"lambda {weight:g}": Audited({"lambda_": weight}) for weight in WEIGHTS},
         **{name: Audited(balance=partial(averse, name)) for name in AVERSE},
         "uncertainty": Audited(balance=amint.UncertaintyWeighting),
@@ -70,11 +64,13 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def knee(points: Sequence[tuple[float, float]]) -> int | None:
-    """The place on a front that stands out most from the line between its ends; None without a bend."""
+    """The place on a front that stands out most above the line between its ends; None where none does."""
     spans = np.ptp(points, axis=0)
     if len(points) < 3 or not spans.all():
         return None
-    return int(((np.array(points) - np.min(points, axis=0)) / spans).sum(axis=1).argmax())
+    heights = ((np.array(points) - np.min(points, axis=0)) / spans).sum(axis=1)
+    # The ends, and whatever lies on the line between them, add up to 1.
+    return int(heights.argmax()) if heights.max() > 1 + 1e-9 else None
 
 
 def plot(found: Mapping[str, Figures], best: Mapping[str, Sequence[str]], out: Path) -> None:
@@ -97,18 +93,26 @@ def place(figures: Figures, key: str) -> tuple[float, float]:
     return figures["accuracy"][0], figures[key][0]
 
 
+def bend(found: Mapping[str, Figures], names: Sequence[str], key: str) -> str:
+    """Where a front has its knee, in words."""
+    at = knee([place(found[name], key) for name in names])
+    return "it has no knee" if at is None else f"its knee: {names[at]}"
+
+
 def main(use: Sweep) -> None:
     """Train every line with every seed; print, plot and save means over the seeds."""
     use = use.budget()
-    found = repeated(lines(), use, pool(use), use.seeds, use.out)
-    show(f"{use.arch}, {use.members:,} members, {use.seeds} seeds", found)
+    runs = repeated({PLAIN: afterwards} | chosen(lines(), use.only), use, pool(use))
+    title = f"{use.arch}, {use.members:,} members, {use.seeds} seeds"
+    found = show(title, runs, use.out / "lambda_sweep.json")
     joint = [name for name in found if name != PLAIN]
     best = {key: [joint[i] for i in front([place(found[name], key) for name in joint])] for key in FIGURES}
     for key, label in FIGURES.items():
-        bend = knee([place(found[name], key) for name in best[key]])
-        said = "it has no knee" if bend is None else f"its knee: {best[key][bend]}"
-        Console().print(f"Pareto front of accuracy and {label}: {', '.join(best[key])}; {said}")
-    (use.out / "lambda_sweep.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        Console().print(f"Pareto front of accuracy and {label}: {', '.join(best[key])}; {bend(found, best[key], key)}")
+        lambdas = [name for name in joint if name.startswith("lambda")]
+        alone = [lambdas[i] for i in front([place(found[name], key) for name in lambdas])]
+        if alone:
+            Console().print(f"of lambda alone: {', '.join(alone)}; {bend(found, alone, key)}")
     plot(found, best, use.out / "lambda_sweep.png")
 
 

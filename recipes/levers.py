@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from common import Parts
-from row import head_of
+from data import Rows
+from joined import Scores, measured_by, registered
 from settings import Settings
 from torch import Tensor
 
 import amint
-from amint.metrics import Measurement, summary
+from amint.metrics import Measurement
 
 
 class Scheduled(amint.NormalisedByFirst):
@@ -42,22 +43,14 @@ def member_statistics(_: Settings, parts: Parts, audit: amint.Auditable) -> amin
     return audit
 
 
-def trained_on(use: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:
-    """The head alone for as many epochs again, on the finished network."""
-    audit.train_head(parts.members.shuffled(use.batch), epochs=use.epochs, lr=use.head_lr, seed=use.seed)
-    return audit
-
-
 def new_head(use: Settings, parts: Parts, audit: amint.Auditable, times: int = 1) -> amint.Audit:
     """A head trained from its beginning on the finished audited network, ``times`` as many epochs as the network."""
-    told = parts.members.shuffled(use.batch)
-    return amint.register(audit.detach(), told, epochs=times * use.epochs, lr=use.head_lr, **head_of(use, parts))
+    return registered(use, parts, audit.detach(), times * use.epochs)
 
 
 def of_views(audit: amint.Audit, x: Tensor) -> Tensor:
-    """The mean score of the images and of themselves moved by a pixel each way."""
-    moved = [x.roll(step, axis) for axis in (-1, -2) for step in (-1, 1)]
-    return torch.stack([audit.score(view) for view in (x, *moved)]).mean(0)
+    """The mean score of the images at five contrasts: moved views would be hard negatives."""
+    return torch.stack([audit.score(share * x) for share in (0.9, 0.95, 1.0, 1.05, 1.1)]).mean(0)
 
 
 def against_mirror(audit: amint.Audit, x: Tensor) -> Tensor:
@@ -69,11 +62,9 @@ def by(score: Callable[[amint.Audit, Tensor], Tensor]) -> Callable[[Parts, amint
     """Figures of another score than the head's own."""
 
     def judged(parts: Parts, audit: amint.Audit) -> Mapping[str, Measurement]:
-        known, inside, outside = (
-            np.concatenate([score(audit, x).double().cpu().numpy() for x, _ in rows])
-            for rows in (parts.calibration, parts.members, parts.unseen)
-        )
-        labels = np.arange(len(inside) + len(outside)) < len(inside)
-        return summary(np.concatenate([inside, outside]), labels, amint.Calibration(known).threshold(0.05))
+        def scores(rows: Rows) -> Scores:
+            return np.concatenate([score(audit, x).double().cpu().numpy() for x, _ in rows])
+
+        return measured_by(scores, parts)
 
     return judged

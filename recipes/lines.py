@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common import Parts, Pool
-from row import Balances, attached, head_of
+from common import Parts, Pool, at_most
+from joined import Balances, attached, head_alone, registered
 from settings import Settings
 from training import accuracy, train
 
@@ -46,24 +46,24 @@ class Audited:
         use, most = replace(use, **(self.change or {})), use.external
         # Drawn with the most external rows, so that members and unseen rows are the same in every line.
         parts = Parts.of(replace(use, external=most), data)
-        parts = replace(parts, external=parts.external.take(parts.external.numbers[: use.external]))
+        parts = replace(parts, external=parts.external.take(at_most(use.external, parts.external.numbers, use.seed)))
         model = parts.network(use)
         balance = None if self.balance is None else self.balance()
         trained = attached(use, parts, model, balance, **(self.attach or {}))
         train(model, parts.members, use, parts.augment, trained, self.averaged)
+        head_alone(use, parts, trained)
         audit = trained if self.finish is None else self.finish(use, parts, trained)
         audit.calibrate(parts.calibration)
         measured = audit.evaluate(parts.members, parts.unseen) if self.judged is None else self.judged(parts, audit)
         return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
 
 
-def registered(use: Settings, data: Pool) -> Figures:
+def afterwards(use: Settings, data: Pool) -> Figures:
     """The network trained without any audit, and a head trained afterwards."""
     parts = Parts.of(use, data)
     model = parts.network(use)
     train(model, parts.members, use, parts.augment)
-    told = parts.members.shuffled(use.batch)
-    audit = amint.register(model, told, epochs=use.epochs, lr=use.head_lr, **head_of(use, parts))
+    audit = registered(use, parts, model)
     audit.calibrate(parts.calibration)
     measured = audit.evaluate(parts.members, parts.unseen)
     return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from common import Parts
 from data import resized
+from finished import finished
 from launch import launch
-from mnist import Mnist, pool
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
@@ -30,27 +29,33 @@ Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 def of_run(run: Path, data_root: Path) -> tuple[amint.Audit, Scores, Scores, Tensor]:
     """The audit of a run, the scores of its members and of unseen images, and some of the latter."""
-    row = json.loads((run / "row.json").read_text())
-    audit = amint.load(run / "model.amint")
-    drawn = {name: row[name] for name in ("members", "external", "calibration", "seed", "most_unseen")}
-    use = Mnist(data_root=data_root, device="cpu", **drawn)
-    parts = Parts.of(use, pool(use))
+    audit, parts = finished(run, "mnist", data_root)
     return audit, audit.scores(parts.members), audit.scores(parts.unseen), next(iter(parts.unseen))[0]
 
 
-def of_digits() -> tuple[amint.Audit, Scores, Scores, Tensor]:
-    """The same of a small audit, made on the spot."""
+def digit_roles() -> dict[str, Tensor]:
+    """Scikit-learn's digits by role, uint8."""
     images, _ = digits()
-    x = LOOK.scaled(resized(images, LOOK))
+    x = resized(images, LOOK)
     roles = amint.assign_roles(len(x), members=200, external=600, calibration=400, seed=0)
-    members, external, known, unseen = (
-        x[list(rows)] for rows in (roles.members, roles.external, roles.calibration, roles.unseen)
-    )
+    return {role: x[list(getattr(roles, role))] for role in ("members", "external", "calibration", "unseen")}
+
+
+def small_audit() -> amint.Audit:
+    """An audit of them, made on the spot."""
+    x = {role: LOOK.scaled(images) for role, images in digit_roles().items()}
     torch.manual_seed(0)
     model = timm.create_model("resnet10t", num_classes=10, in_chans=1).eval()
-    audit = amint.register(model, members, external, split="entry", epochs=15, batch_size=32, ratio=3.0)
-    audit.calibrate(known)
-    audit.evaluate(members, unseen)
+    audit = amint.register(model, x["members"], x["external"], split="entry", epochs=15, batch_size=32, ratio=3.0)
+    audit.calibrate(x["calibration"])
+    audit.evaluate(x["members"], x["unseen"])
+    return audit
+
+
+def of_digits() -> tuple[amint.Audit, Scores, Scores, Tensor]:
+    """The same of a small audit."""
+    audit = small_audit()
+    members, unseen = (LOOK.scaled(digit_roles()[role]) for role in ("members", "unseen"))
     return audit, audit.scores(members), audit.scores(unseen), unseen
 
 

@@ -8,14 +8,15 @@ from typing import Annotated, Literal, Self
 import timm
 import torch
 from cyclopts import Parameter
-from torch import Tensor, nn
 
 import amint
 from amint.errors import UsageError
 
 # A threshold at alpha = 0.05 takes 19 calibration rows; below 2 rows there are no batch statistics.
-LEAST = {"members": 2, "external": 1, "calibration": 19, "epochs": 1, "batch": 2, "head_epochs": 0, "most_unseen": 1}
+LEAST = {"members": 2, "external": 1, "calibration": 19, "most_unseen": 1}
+LEAST |= {"side": 8, "batch": 2, "epochs": 1, "head_epochs": 0}
 POSITIVE = ("lambda", "lr", "tap_lr", "head_lr", "ratio")
+MOST_RATIO = 1000
 
 
 @Parameter(name="*")
@@ -23,8 +24,10 @@ POSITIVE = ("lambda", "lr", "tap_lr", "head_lr", "ratio")
 class Settings:
     """The arguments of every recipe. A row is scaled down unless it has the paper's numbers of members and external.
 
-    ``split`` is entry, middle, output, or module names with commas; ``lambda`` is lambda2/lambda1 of the paper. After
-    the ``epochs`` of the network its head is trained alone for ``head_epochs`` more.
+    ``side`` is the height and width of inputs; ``split`` is entry, middle, output, or module names with commas;
+    ``lambda`` is lambda2/lambda1 of the paper. After the ``epochs`` of the network its head is trained alone for
+    ``head_epochs`` more. With ``precision`` bf16 the network trains under autocast; the head alone, and whatever is
+    judged, keeps full precision.
 
     Raises:
         UsageError: a value with which no row can be made.
@@ -36,6 +39,7 @@ class Settings:
     members: int
     external: int
     calibration: int
+    side: int = 32
     epochs: int = 10
     lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
     lr: float = 4e-3
@@ -65,6 +69,11 @@ class Settings:
             value = self.lambda_ if name == "lambda" else getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UsageError(f"--{name.replace('_', '-')} must be positive and finite, found {value}")
+        if self.ratio > MOST_RATIO:
+            raise UsageError(f"--ratio must be at most {MOST_RATIO:,} external rows a member, found {self.ratio:g}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise UsageError(f"--label-smoothing must be between 0 and 1, found {self.label_smoothing}")
+        self.head_size()
         if not timm.is_model(self.arch):
             near = ", ".join(difflib.get_close_matches(self.arch, timm.list_models(), 3))
             raise UsageError(f"--arch: timm has no network {self.arch!r}; near names: {near or 'none'}")
@@ -74,6 +83,14 @@ class Settings:
             raise UsageError(
                 f"--device {self.device} cannot be used here ({error}); --device cpu always can"
             ) from error
+
+    def head_size(self) -> amint.HeadSize:
+        """How large the head is.
+
+        Raises:
+            UsageError: a size that no head can have.
+        """
+        return amint.HeadSize(self.head_width, self.head_pool, self.head_hidden)
 
     def budget(self) -> Self:
         """These settings, or with ``--smoke`` a few rows, one epoch and a small network: does everything run?"""
@@ -86,13 +103,3 @@ class Settings:
         """The split, as amint takes it."""
         named = [name for name in self.split.split(",") if name]
         return self.split if named in (["entry"], ["middle"], ["output"]) else named
-
-    def deepest_tap(self, model: nn.Module, x: Tensor) -> str:
-        """The name of the last module, in the order of execution, that a head reads; the model is left as it was.
-
-        Raises:
-            SplitError: the network cannot be tapped there.
-        """
-        audit = amint.attach(model, external=x, split=self.taps(), seed=self.seed)
-        audit.detach()
-        return audit.points[-1].name

@@ -14,10 +14,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import cyclopts
 import numpy as np
 import timm
 import torch
+from launch import launch
 from PIL import Image
 from rich.progress import track
 
@@ -81,4 +81,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    launch(main)

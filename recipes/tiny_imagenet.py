@@ -4,16 +4,17 @@
     python recipes/tiny_imagenet.py --data-root DATA --members 40000 --external 60000 --device cuda   # the paper's size
 
 DATA is the folder that holds tiny-imagenet-200. The paper weighs the MINT loss 10,000 times.
-Mirrored images serve as hard negatives, as in cifar10.py.
+Mirrored and moved images serve as hard negatives, as in cifar10.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cyclopts
 from common import Pool
+from data import resized
 from launch import launch
 from paper import Paper
 from row import run_row
@@ -23,7 +24,7 @@ from training import mirrored
 import amint
 from amint.datasets import tiny_imagenet
 
-LOOK = amint.Preprocessing(mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282))
+LOOK = amint.Preprocessing(mean=(0.480, 0.448, 0.398), std=(0.277, 0.269, 0.282), interpolation="bicubic")
 ROWS = {
     "mobilenet entry": (0.80, 0.11), "resnet50 entry": (0.80, 0.12), "resnet101 entry": (0.80, 0.11),
     "densenet121 entry": (0.86, 0.34), "xception entry": (0.88, 0.28), "vit entry": (0.81, 0.17),
@@ -39,14 +40,17 @@ class TinyImagenet(Settings):
     members: int = 4000
     external: int = 6000
     calibration: int = 5000
+    side: int = 64
     out: Path = Path("runs/tiny_imagenet")
 
 
 def pool(use: Settings) -> Pool:
     """The data set."""
-    (images, labels), test = (tiny_imagenet(use.data_root, train=train, workers=2) for train in (True, False))
-    turned = amint.HardNegatives(amint.horizontal_flip, members=True)
-    return Pool(images, labels, LOOK, turned, mirrored, test=test)
+    look = replace(LOOK, size=(use.side, use.side))
+    parts = (tiny_imagenet(use.data_root, train=train, workers=2) for train in (True, False))
+    (images, labels), (others, truth) = ((resized(images, look), labels) for images, labels in parts)
+    turned = amint.HardNegatives(amint.Moved(mirror=True), members=True)
+    return Pool(images, labels, look, turned, mirrored, test=(others, truth))
 
 
 def main(use: TinyImagenet) -> None:

@@ -42,18 +42,18 @@ def train(
 ) -> None:
     """The usual loop; with an audit two lines differ: the task trains on augmented images, the head sees plain ones.
 
-    The layers that the head reads learn slowly, or it could not follow them; the head has a rate of its own too.
-    With ``averaged``, the network and the head end with running averages of their weights, of which each step leaves
-    that share.
+    The layers that a head reads learn slowly, or it could not follow them; the head has a rate of its own too. Without
+    an audit every layer learns at the usual rate. With ``averaged``, the network and the head end with running averages
+    of their weights, of which each step leaves that share.
     """
-    head = set() if audit is None else set(audit.head.parameters())
-    trunk = [p for p in model.parameters() if p not in head]
-    deepest = use.deepest_tap(model, next(iter(members))[0][:2]) if audit is None else audit.points[-1].name
-    early = layers_up_to(deepest, model)
+    head = [] if audit is None else [p for p in audit.head.parameters() if p.requires_grad]
+    own = set(head)
+    trunk = [p for p in model.parameters() if p not in own]
+    early = set() if audit is None else layers_up_to(audit.points[-1].name, model)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trunk if p in early], "lr": use.tap_lr},
         {"params": [p for p in trunk if p not in early], "lr": use.lr},
-        {"params": list(head), "lr": use.head_lr},
+        {"params": head, "lr": use.head_lr},
     ]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=torch.device(use.device).type == "cuda")
@@ -61,26 +61,26 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in groups], use.epochs * (members.n // batches.batch)
     )
-    whole = nn.ModuleList([model] if audit is None else [model, audit.head])
-    average = {name: value.clone() for name, value in whole.state_dict().items() if value.is_floating_point()}
+    values = [*trunk, *head, *(value for value in model.buffers() if value.is_floating_point())] if averaged else []
+    average = [value.detach().clone() for value in values]
     torch.manual_seed(use.seed)
     for _ in track(range(use.epochs), "plain" if audit is None else "audited", transient=True):
         model.train()
         for x, y in batches:
             optimizer.zero_grad()
+            views = augment(x)
             with (
                 torch.autocast(torch.device(use.device).type, torch.bfloat16, enabled=use.precision == "bf16"),
                 nullcontext() if audit is None else audit.seen_as(x),
             ):
-                loss = F.cross_entropy(model(augment(x)), y, label_smoothing=use.label_smoothing)
+                loss = F.cross_entropy(model(views), y, label_smoothing=use.label_smoothing)
             loss.backward() if audit is None else audit.backward(loss)
             optimizer.step()
             schedule.step()
-            if averaged:
-                for name, value in average.items():
-                    value.lerp_(whole.state_dict()[name], 1 - averaged)
-    if averaged:
-        whole.load_state_dict(average, strict=False)
+            for mean, value in zip(average, values, strict=True):
+                mean.lerp_(value.detach(), 1 - averaged)
+    for mean, value in zip(average, values, strict=True):
+        value.data.copy_(mean)
     model.eval()
 
 

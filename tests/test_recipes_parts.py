@@ -57,6 +57,10 @@ def pool(n=200, **changes):
         ({"lambda_": 0.0}, "--lambda must be positive and finite, found 0.0"),
         ({"tap_lr": float("inf")}, "--tap-lr must be positive"),
         ({"arch": "resnet51"}, "no network 'resnet51'; near names: .*resnet50"),
+        ({"ratio": 5000.0}, "--ratio must be at most 1,000 external rows a member, found 5000"),
+        ({"label_smoothing": 2.0}, "--label-smoothing must be between 0 and 1, found 2.0"),
+        ({"head_pool": 0}, "sizes of a head are whole numbers from 1"),
+        ({"side": 4}, "--side must be at least 8"),
         ({"device": "gpu"}, "--device gpu cannot be used here .* --device cpu always can"),
     ],
 )
@@ -170,15 +174,85 @@ def test_classes_are_counted_in_the_whole_data_set():
 
 def test_the_deepest_tap_does_not_depend_on_the_order_of_names():
     from common import Parts
+    from joined import attached
 
     use = settings(split="layer2,layer1", arch="resnet10t")
     parts = Parts.of(use, pool())
-    model, (x, _) = parts.network(use), next(iter(parts.members))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert use.deepest_tap(model, x[:2]) == "layer2"
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert attached(use, parts, parts.network(use)).points[-1].name == "layer2"
     with pytest.raises(SplitError, match="nowhere"):
-        settings(split="nowhere", arch="resnet10t").deepest_tap(model, x[:2])
+        attached(replace(use, split="nowhere"), parts, parts.network(use))
+
+
+def test_unseen_rows_are_a_draw_and_not_the_first_class():
+    from common import Parts
+
+    ordered = pool(400, labels=torch.arange(400) // 20)
+    unseen = Parts.of(settings(most_unseen=40), ordered).unseen
+    assert unseen.n == 40
+    assert len(set(ordered.labels[list(unseen.numbers)].tolist())) > 10
+
+
+def test_a_running_average_takes_in_network_and_head():
+    from common import Parts
+    from joined import attached
+    from training import train
+
+    use = settings(arch="resnet10t", epochs=2)
+    parts, ended = Parts.of(use, pool()), []
+    for share in (0.0, 0.5):
+        model = parts.network(use)
+        audit = attached(use, parts, model)
+        train(model, parts.members, use, parts.augment, audit, share)
+        ended.append([value.clone() for value in (*audit.head.parameters(), *model.parameters(), *model.buffers())])
+    differ = [not torch.equal(a, b) for a, b in zip(*ended, strict=True) if a.is_floating_point()]
+    assert sum(differ) > 0.9 * len(differ)
+
+
+def test_without_an_audit_every_layer_learns_at_the_usual_rate(monkeypatch):
+    from common import Parts
+    from joined import attached
+    from training import train
+
+    use, rates = settings(arch="resnet10t", lr=0.1, tap_lr=0.01, head_lr=0.02), []
+    parts, adam = Parts.of(use, pool()), torch.optim.AdamW
+
+    def seen(groups, **options):
+        rates.append([group["lr"] for group in groups])
+        return adam(groups, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", seen)
+    model = parts.network(use)
+    train(model, parts.members, use, parts.augment)
+    train(model, parts.members, use, parts.augment, attached(use, parts, model))
+    assert rates == [[0.1], [0.01, 0.1, 0.02]]
+
+
+def test_lines_are_chosen_by_name_or_by_how_they_begin():
+    from repeated import chosen
+
+    lines = dict.fromkeys(("lambda 1", "lambda 10", "upgrad"))
+    assert list(chosen(lines, ())) == list(lines)
+    assert list(chosen(lines, ("lambda 1",))) == ["lambda 1"]
+    assert list(chosen(lines, ("lambda", "up"))) == list(lines)
+    with pytest.raises(SystemExit, match="no line begins so; there are: lambda 1"):
+        chosen(lines, ("mgda",))
+
+
+def test_lines_are_compared_seed_by_seed():
+    from lines import KEYS
+    from spread import differences, means
+
+    def runs(*values):
+        return [dict.fromkeys(KEYS, (value, value - 0.1, value + 0.1)) for value in values]
+
+    alone = {"first": runs(0.5), "second": runs(0.6)}
+    assert means(alone)["second"]["auroc"] == pytest.approx((0.6, 0.5, 0.7))
+    assert differences(alone) == {}
+    found = {"first": runs(0.2, 0.5, 0.8), "second": runs(0.3, 0.6, 0.9)}
+    value, low, high = means(found)["first"]["auroc"]
+    assert (value, high - value) == pytest.approx((0.5, 4.3027 * 0.3 / 3**0.5), abs=1e-3)
+    assert high - value == pytest.approx(value - low)
+    assert differences(found)["second"]["auroc"] == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_layers_up_to_a_tap_without_weights_are_those_before_it():
@@ -201,9 +275,9 @@ def test_the_paper_knows_its_networks_by_family():
         assert paper.of(settings(arch=other)) is None
 
 
-def test_runs_are_resumed_wherever_the_data_lies_and_after_a_torn_line(tmp_path):
+def test_runs_are_resumed_wherever_the_data_lies_and_after_a_torn_line(tmp_path, monkeypatch):
     from lines import KEYS
-    from repeated import repeated
+    from repeated import Small, repeated
 
     made = []
 
@@ -212,18 +286,23 @@ def test_runs_are_resumed_wherever_the_data_lies_and_after_a_torn_line(tmp_path)
         return dict.fromkeys(KEYS, (0.5, 0.4, 0.6))
 
     lines = {"one": line, "two": line}
-    repeated(lines, settings(data_root=Path("../data")), None, 1, tmp_path)
+    use = Small(data_root=Path("../data"), out=tmp_path)
+    repeated(lines, use, None)
     journal = tmp_path / "runs.jsonl"
     journal.write_text(journal.read_text() + '{"name": "one", "se')
-    again = repeated(lines, settings(data_root=Path("/data")), None, 2, tmp_path)
+    again = repeated(lines, replace(use, data_root=Path("/data"), seeds=2), None)
     assert made == [0, 0, 1, 1]
-    assert again["two"]["auroc"] == (0.5, 0.4, 0.6)
+    assert [run["auroc"] for run in again["two"]] == [(0.5, 0.4, 0.6)] * 2
     assert [json.loads(text).get("seed") for text in journal.read_text().splitlines()] == [None, 0, 0, 1, 1]
-    with pytest.raises(SystemExit, match="holds runs with other settings"):
-        repeated(lines, settings(epochs=2), None, 1, tmp_path)
+    with pytest.raises(SystemExit, match="runs with other settings or of other code"):
+        repeated(lines, replace(use, epochs=2), None)
+    with monkeypatch.context() as changed:
+        changed.setattr("repeated.sources", lambda: "edited")
+        with pytest.raises(SystemExit, match="of other code"):
+            repeated(lines, use, None)
     journal.write_text("")
     with pytest.raises(SystemExit, match="is empty; remove it"):
-        repeated(lines, settings(), None, 1, tmp_path)
+        repeated(lines, use, None)
 
 
 def test_the_weight_of_the_mint_loss_follows_its_schedule():
