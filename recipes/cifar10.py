@@ -44,9 +44,10 @@ class Cifar10(Settings):
     members: int = 2000
     external: int = 4000
     calibration: int = 5000
-    epochs: int = 30
-    ratio: float = 2.0
+    epochs: int = 15
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 1.0
+    head_lr: float = 3e-3
+    head_epochs: int = 12
     out: Path = Path("runs/cifar10")
 
 

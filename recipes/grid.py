@@ -22,11 +22,12 @@ MODULES: dict[str, Any] = {
     "casia_webface": casia_webface,
 }
 SPLITS = ("entry", "middle", "output")
-# Steps of 256 members keep a GPU busy.
+# Steps of 256 members keep a GPU busy; tens of thousands of members need a larger head than a few thousand.
 STEPS: dict[str, Any] = {"data_root": Path(), "batch": 256, "ratio": 1.0, "lambda_": 1.0, "head_lr": 3e-3}
+STEPS |= {"head_width": 64, "head_pool": 8, "head_hidden": 1024}
 FULL: dict[str, Settings] = {
     "mnist": mnist.Mnist(**STEPS, members=25_000, external=35_000, epochs=10, head_epochs=24),
-    "cifar10": cifar10.Cifar10(**STEPS, members=20_000, external=30_000, epochs=12, head_epochs=20),
+    "cifar10": cifar10.Cifar10(**STEPS, members=20_000, external=30_000, epochs=10, head_epochs=16),
     "gtsrb": gtsrb.Gtsrb(**STEPS, members=11_000, external=15_640, calibration=6_000, epochs=20, head_epochs=20),
     "tiny_imagenet": tiny_imagenet.TinyImagenet(**STEPS, members=40_000, external=60_000, epochs=20, head_epochs=20),
     "casia_webface": casia_webface.Casia(

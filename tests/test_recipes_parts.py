@@ -330,6 +330,18 @@ def test_damaged_test_signs_are_not_taken_for_missing_ones(tmp_path, monkeypatch
         gtsrb.pool(settings(data_root=tmp_path))
 
 
+@pytest.mark.parametrize("data", ["mnist", "cifar10", "gtsrb", "tiny_imagenet", "casia_webface"])
+def test_tables_have_the_papers_size_unless_less_is_asked_for(data):
+    import grid
+
+    paper = grid.MODULES[data].PAPER
+    use = grid.settings(data, "mobilenetv1_100", "entry", {}, Path("out"))
+    assert (use.members, use.external) == (paper.members, paper.external)
+    assert paper.of(use) is not None
+    few = grid.settings(data, "mobilenetv1_100", "entry", {"members": 50, "seed": 3}, Path("out"))
+    assert few.out == Path("out") / data / "mobilenetv1_100-entry-50-seed3"
+
+
 @pytest.mark.parametrize("orl", [True, False])
 def test_other_faces_are_not_set_beside_the_papers(orl, monkeypatch, tmp_path):
     import casia_webface
