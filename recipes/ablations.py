@@ -10,13 +10,14 @@ number that changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import cyclopts
 from cifar10 import pool
 from common import Parts, Pool
+from grid import SPLITS
 from joined import attached
 from launch import launch
 from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views
@@ -35,12 +36,9 @@ class Ablations(Small):
     out: Path = Path("runs/ablations")
 
 
-SPLITS = ("entry", "middle", "output")
-
-
 def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
     """What is compared with ``audit``, attached to the first line's network."""
-    taps, widths = [point.name for point in audit.points], audit.head.config.width
+    taps, widths, head = [point.name for point in audit.points], audit.head.config.width, use.head_size()
     mostly = use.members + use.external // 2
     mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
     return {
@@ -59,14 +57,14 @@ def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
         "MINT weight falling to a tenth": Audited(balance=Scheduled.over(use, 1, 0.1)),
         "trunk gradient 0, losses as they are": Audited(balance=amint.Weighted, attach={"trunk_gradient": 0.0}),
         "trunk gradient 0.3": Audited(attach={"trunk_gradient": 0.3}),
-        "head twice as wide": Audited(attach={"head": amint.HeadSize(width=2 * max(widths), hidden=256)}),
-        "head that pools to 2 x 2": Audited(attach={"head": amint.HeadSize(pool=2)}),
-        "head that pools to 8 x 8": Audited(attach={"head": amint.HeadSize(pool=8)}),
+        "head twice as wide": Audited(attach={"head": replace(head, width=2 * max(widths), hidden=2 * head.hidden)}),
+        "head that pools to 2 x 2": Audited(attach={"head": replace(head, pool=2)}),
+        "head that pools to 8 x 8": Audited(attach={"head": replace(head, pool=8)}),
         "no label smoothing": Audited({"label_smoothing": 0.0}),
         "no augmentation": Audited({"augment": False}),
         "taps as fast as the rest": Audited({"tap_lr": use.lr}),
-        "running average of weights": Audited(averaged=0.95, finish=member_statistics),
-        "batch statistics of members alone": Audited(finish=member_statistics),
+        "running average of weights": Audited(averaged=0.95, settle=member_statistics),
+        "batch statistics of members alone": Audited(settle=member_statistics),
         "head learning three times as fast": Audited({"head_lr": 3 * use.head_lr}),
         "head trained on alone for as long again": Audited({"head_epochs": use.head_epochs + use.epochs}),
         "a new head on the finished network": Audited(finish=new_head),
@@ -82,7 +80,8 @@ def main(use: Ablations) -> None:
     use = use.budget()
     data: Pool = pool(use)
     probe = Parts.of(use, data)
-    found = repeated(chosen(lines(use, attached(use, probe, probe.network(use))), use.only), use, data)
+    (first, base), *others = lines(use, attached(use, probe, probe.network(use))).items()
+    found = repeated({first: base} | chosen({first: base} | dict(others), use.only), use, data)
     title = f"{use.arch}, {use.members:,} members, {use.external:,} external, {use.seeds} seeds"
     show(title, found, use.out / "ablations.json")
 

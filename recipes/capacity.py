@@ -34,10 +34,10 @@ from amint.metrics import auroc, auroc_interval, tpr_at_fpr, tpr_at_fpr_interval
 COLUMNS = ("parameters", "members", "bits needed\na parameter", "bits shown\na parameter", "AUROC", "TPR at\n1 % FPR")
 
 
-def network(width: int = 64) -> nn.Module:
+def network() -> nn.Module:
     """For digits of 28 x 28 pixels; the heads read its last map."""
-    first = [nn.Conv2d(1, width, 4, 4), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU()]
-    return nn.Sequential(*first, nn.Conv2d(width, width, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * width, 10))
+    first = [nn.Conv2d(1, 64, 4, 4), nn.ReLU(), nn.Conv2d(64, 64, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(*first, nn.Conv2d(64, 64, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 10))
 
 
 def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, audit: amint.Auditable | None = None) -> None:

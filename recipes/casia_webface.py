@@ -27,8 +27,9 @@ from training import mirrored
 
 import amint
 from amint.datasets import faces, orl, record_io
+from amint.errors import UsageError
 
-PAPER = Paper(200_000, 250_000, {"mobilenet entry": (0.86, 0.15)})
+PAPER = Paper("casia_webface", 200_000, 250_000, {"mobilenet entry": (0.86, 0.15)})
 
 
 @cyclopts.Parameter(name="*")
@@ -56,6 +57,8 @@ def pool(use: Casia) -> Pool:
     packed = use.data_root.suffix == ".rec" or (use.data_root / "train.rec").is_file()
     found = record_io(use.data_root) if packed else faces(use.data_root, size=use.side)
     _, height, width = found[0][0].shape
+    if height != use.side:
+        raise UsageError(f"the records hold faces of {height} x {width} pixels: pass --side {height}")
     look = amint.Preprocessing(size=(height, width), mean=(0.5,), std=(0.5,), interpolation="bicubic")
     return Pool(found, found.labels, look, turned, mirrored)
 

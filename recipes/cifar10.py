@@ -33,7 +33,7 @@ ROWS = {
     "xception entry": (0.86, 0.64), "xception middle": (0.86, 0.62), "xception output": (0.87, 0.46),
     "vit entry": (0.86, 0.19), "vit middle": (0.87, 0.20), "vit output": (0.88, 0.19),
 }  # fmt: skip
-PAPER = Paper(20_000, 30_000, ROWS)
+PAPER = Paper("cifar10", 20_000, 30_000, ROWS)
 
 
 @cyclopts.Parameter(name="*")

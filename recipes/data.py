@@ -70,9 +70,10 @@ class Rows:
 
     def pixels(self) -> Tensor:
         """uint8 ``[n, c, h, w]`` on the CPU."""
-        if isinstance(self.images, Tensor):
-            return self.images[list(self.numbers)].cpu()
-        return torch.stack([self.images[number][0] for number in self.numbers])
+        images = self.images
+        if isinstance(images, Tensor):
+            return images[list(self.numbers)].cpu()
+        return torch.stack([images[number][0] for number in self.numbers])
 
     def marks(self) -> Tensor:
         """int64 ``[n]`` on the CPU, equal for rows of equal content."""

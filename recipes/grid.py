@@ -22,9 +22,11 @@ MODULES: dict[str, Any] = {
     "casia_webface": casia_webface,
 }
 SPLITS = ("entry", "middle", "output")
-# Steps of 256 members keep a GPU busy; tens of thousands of members need a larger head than a few thousand.
+# Steps of 256 members keep a GPU busy.
 STEPS: dict[str, Any] = {"data_root": Path(), "batch": 256, "ratio": 1.0, "lambda_": 1.0, "head_lr": 3e-3}
-STEPS |= {"head_width": 64, "head_pool": 8, "head_hidden": 1024}
+# Tens of thousands of members need a larger head than a few thousand, of which it finds fewer.
+MANY = 10_000
+LARGE: dict[str, Any] = {"head_width": 64, "head_pool": 8, "head_hidden": 1024}
 FULL: dict[str, Settings] = {
     "mnist": mnist.Mnist(**STEPS, members=25_000, external=35_000, epochs=10, head_epochs=24),
     "cifar10": cifar10.Cifar10(**STEPS, members=20_000, external=30_000, epochs=10, head_epochs=16),
@@ -41,7 +43,7 @@ ARCHS: dict[str, dict[str, dict[str, Any]]] = {
     "resnet101": {},
     "resnet50": {},
     "mobilenetv1_100": {},
-    "vit_small_patch16_224": {"cifar10": {"lr": 1e-3}, "mnist": {"lr": 1e-3, "side": 48}},
+    "vit_small_patch16_224": {data: {"lr": 1e-3} for data in FULL} | {"mnist": {"lr": 1e-3, "side": 48}},
     "efficientnet_b0": {},
 }
 # What deep layers tell of an image the network must be made to keep, and they no longer tell it from its mirror image.
@@ -49,7 +51,13 @@ SPLIT: dict[str, dict[str, Any]] = {"output": {"lambda_": 10.0, "hard_negatives"
 
 
 def settings(data: str, arch: str, split: str, changes: Mapping[str, Any], out: Path) -> Settings:
-    """What a row is made with; rows of other sizes and seeds lie in folders of their own."""
+    """What a row is made with; tables of other numbers of rows, and of other seeds, lie in folders of their own."""
     every = ARCHS.get(arch, {}).get(data, {}) | SPLIT.get(split, {}) | dict(changes)
-    use = replace(FULL[data], **every, arch=arch, split=split).budget()
-    return replace(use, out=out / data / f"{arch}-{split}-{use.members}-seed{use.seed}")
+    use = replace(FULL[data], **every, arch=arch, split=split)
+    use = replace(use, **LARGE if use.members >= MANY else {}).budget()
+    return replace(use, out=folder(use, data, out) / f"{arch}-{split}-{use.side}px")
+
+
+def folder(use: Settings, data: str, out: Path) -> Path:
+    """Where a table lies."""
+    return out / data / f"{use.members}-{use.external}-seed{use.seed}"

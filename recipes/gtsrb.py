@@ -30,7 +30,7 @@ ROWS = {
     "mobilenet entry": (0.89, 0.89), "resnet50 entry": (0.86, 0.98), "resnet101 entry": (0.87, 0.97),
     "densenet121 entry": (0.85, 0.99), "xception entry": (0.86, 0.99), "vit entry": (0.80, 0.91),
 }  # fmt: skip
-PAPER = Paper(11_000, 15_640, ROWS)
+PAPER = Paper("gtsrb", 11_000, 15_640, ROWS)
 
 
 @cyclopts.Parameter(name="*")

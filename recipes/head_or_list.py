@@ -1,6 +1,6 @@
 """What does a network add to a list of hashes? A row's MINT head beside a list of its members' hashes.
 
-    python recipes/head_or_list.py --data-root DATA --data cifar10 --run runs/cifar10
+    python recipes/head_or_list.py --data-root DATA --run runs/cifar10
     python recipes/head_or_list.py --smoke                         # scikit-learn's digits, no row needed
 
 Both are asked about the same pictures, changed alike: some members, and the row's unseen pictures, which set the
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from changes import CHANGES
@@ -35,7 +35,6 @@ FPRS = (0.01, 0.001)
 def main(
     *,
     data_root: Path | None = None,
-    data: Literal["mnist", "cifar10", "gtsrb", "tiny_imagenet"] = "cifar10",
     run: Path = Path("runs/cifar10"),
     asked: int = 1_000,
     out: Path | None = None,
@@ -48,7 +47,7 @@ def main(
         pictures, audit = digit_roles(), small_audit()
         inside, outside, look = pictures["members"], pictures["unseen"], LOOK
     else:
-        audit, parts = finished(run, data, data_root)
+        audit, parts = finished(run, data_root)
         inside, outside, look = parts.members.pixels(), parts.unseen.pixels(), parts.members.look
     register = amint.HashRegister.of(inside.float())
     some = inside[at_most(asked, range(len(inside)), 0)]

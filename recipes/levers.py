@@ -36,11 +36,10 @@ class Scheduled(amint.NormalisedByFirst):
         return lambda: cls(first * use.lambda_, last * use.lambda_, steps)
 
 
-def member_statistics(_: Settings, parts: Parts, audit: amint.Auditable) -> amint.Audit:
+def member_statistics(parts: Parts, audit: amint.Auditable) -> None:
     """Running statistics of batch normalisation from members alone, without the external rows."""
     with audit.paused():
         torch.optim.swa_utils.update_bn([x for x, _ in parts.members], audit.backbone)
-    return audit
 
 
 def new_head(use: Settings, parts: Parts, audit: amint.Auditable, times: int = 1) -> amint.Audit:

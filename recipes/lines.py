@@ -17,7 +17,8 @@ from amint.metrics import Measurement, clopper_pearson
 KEYS = ("accuracy", "balanced_accuracy", "auroc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")
 
 # Value, and the ends of its 95 % interval.
-Figures = dict[str, tuple[float, float, float]]
+Interval = tuple[float, float, float]
+Figures = dict[str, Interval]
 Line = Callable[[Settings, Pool], Figures]
 
 
@@ -30,6 +31,7 @@ class Audited:
         balance: of the two losses; None for the recipes' own.
         attach: arguments of ``amint.attach`` that differ.
         averaged: share of the old in a running average of all weights, which is what is judged; 0 for none.
+        settle: what is done with the network before its head is trained alone.
         finish: what is done with the network and its head after training, before calibration.
         judged: the figures of the finished audit.
     """
@@ -38,6 +40,7 @@ class Audited:
     balance: Callable[[], Balances] | None = None
     attach: Mapping[str, Any] | None = None
     averaged: float = 0.0
+    settle: Callable[[Parts, amint.Auditable], None] | None = None
     finish: Callable[[Settings, Parts, amint.Auditable], amint.Audit] | None = None
     judged: Callable[[Parts, amint.Audit], Mapping[str, Measurement]] | None = None
 
@@ -51,6 +54,8 @@ class Audited:
         balance = None if self.balance is None else self.balance()
         trained = attached(use, parts, model, balance, **(self.attach or {}))
         train(model, parts.members, use, parts.augment, trained, self.averaged)
+        if self.settle is not None:
+            self.settle(parts, trained)
         head_alone(use, parts, trained)
         audit = trained if self.finish is None else self.finish(use, parts, trained)
         audit.calibrate(parts.calibration)

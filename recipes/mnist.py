@@ -34,7 +34,7 @@ ROWS = {
     "xception entry": (0.85, 0.98), "xception middle": (0.83, 0.98), "xception output": (0.80, 0.83),
     "vit entry": (0.80, 0.94), "vit middle": (0.81, 0.95), "vit output": (0.80, 0.93),
 }  # fmt: skip
-PAPER = Paper(25_000, 35_000, ROWS)
+PAPER = Paper("mnist", 25_000, 35_000, ROWS)
 
 
 @cyclopts.Parameter(name="*")

@@ -21,10 +21,12 @@ class Paper:
     """One data set's rows in the paper's tables.
 
     Attributes:
+        data: the name of its recipe.
         members, external: how many it took; rows with fewer are scaled down, and not to be set beside its own.
         rows: MINT accuracy and audited accuracy, by "family split".
     """
 
+    data: str
     members: int
     external: int
     rows: Mapping[str, tuple[float, float]]

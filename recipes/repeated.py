@@ -21,7 +21,7 @@ APART = ("seed", "seeds", "only", "out", "data_root", "device")
 class Small(Cifar10):
     """A CIFAR-10 training small enough to be repeated dozens of times on 2 CPU cores.
 
-    ``only`` takes the lines whose names begin with one of these; the head has a usual rate and ends with the network.
+    ``only`` takes the lines named so, or beginning so where none is, beside the first; the head ends with the network.
     """
 
     arch: str = "resnet10t"
@@ -71,10 +71,10 @@ def chosen(lines: Mapping[str, Line], only: tuple[str, ...]) -> dict[str, Line]:
     """
     wanted = tuple(only or lines)
     begun = tuple(one for one in wanted if one not in lines)
-    kept = {name: line for name, line in lines.items() if name in wanted or (begun and name.startswith(begun))}
-    if not kept:
-        raise SystemExit(f"--only {' '.join(only)}: no line begins so; there are: {', '.join(lines)}")
-    return kept
+    for one in begun:
+        if not any(name.startswith(one) for name in lines):
+            raise SystemExit(f"--only {one}: no line begins so; there are: {', '.join(lines)}")
+    return {name: line for name, line in lines.items() if name in wanted or (begun and name.startswith(begun))}
 
 
 def whole_lines(journal: Path) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
     """
     use = use.budget()
     parts = Parts.of(use, pool)
-    seconds: dict[str, float] = {}
+    made_by, seconds = sources(), dict[str, float]()
     began = time.perf_counter()
 
     def lap(name: str) -> None:
@@ -66,7 +66,8 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
         "scaled_down": use.members < paper.members or use.external < paper.external,
         "drawn": {role: getattr(parts, role).n for role in ("members", "external", "calibration", "unseen")},
         "attacks_on_the_plain_network": found.sizes,
-        "sources": sources(),
+        "sources": made_by,
+        "data": paper.data,
         "taps": taps,
         "registered_epochs": use.epochs + use.head_epochs,
         "head_parameter_share": round(audit.parameter_share, 4),

@@ -29,7 +29,7 @@ Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 def of_run(run: Path, data_root: Path) -> tuple[amint.Audit, Scores, Scores, Tensor]:
     """The audit of a run, the scores of its members and of unseen images, and some of the latter."""
-    audit, parts = finished(run, "mnist", data_root)
+    audit, parts = finished(run, data_root)
     return audit, audit.scores(parts.members), audit.scores(parts.unseen), next(iter(parts.unseen))[0]
 
 

@@ -27,7 +27,7 @@ class Settings:
     ``side`` is the height and width of inputs; ``split`` is entry, middle, output, or module names with commas;
     ``lambda`` is lambda2/lambda1 of the paper. After the ``epochs`` of the network its head is trained alone for
     ``head_epochs`` more. With ``precision`` bf16 the network trains under autocast; the head alone, and whatever is
-    judged, keeps full precision.
+    judged, does not.
 
     Raises:
         UsageError: a value with which no row can be made.

@@ -5,40 +5,48 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from lines import KEYS, Figures
+from lines import KEYS, Figures, Interval
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 
 
 def means(found: Mapping[str, Sequence[Figures]]) -> dict[str, Figures]:
-    """The mean over the seeds and its interval: that of the one run, or at 95 % by the spread of several."""
-    return {
-        name: dict(runs[0]) if len(runs) == 1 else _over([_values(run) for run in runs]) for name, runs in found.items()
-    }
+    """The mean over the seeds with its interval: that of the one run, or at 95 % by the spread of several.
+
+    Seeds draw other members, but unseen rows from the same test images: of what comes with those, the spread shows only
+    a part. Where several runs do not differ at all, as at 1.000, the interval is the widest of their own.
+    """
+    return {name: {key: _mean([run[key] for run in runs]) for key in KEYS} for name, runs in found.items()}
 
 
 def differences(found: Mapping[str, Sequence[Figures]]) -> dict[str, Figures]:
-    """By how much each line differs from the first, seed by seed: the mean and its interval; nothing with one seed."""
-    first, *_ = found.values()
+    """By how much the lines differ from the first, seed by seed: the mean and its interval; nothing with one seed."""
+    (_, first), *others = found.items()
     if len(first) == 1:
         return {}
-    pairs = {name: zip(runs, first, strict=True) for name, runs in found.items()}
-    return {name: _over([_values(run) - _values(base) for run, base in both]) for name, both in pairs.items()}
+    pairs = {name: list(zip(runs, first, strict=True)) for name, runs in others}
+    return {
+        name: {key: _interval([run[key][0] - base[key][0] for run, base in both]) for key in KEYS}
+        for name, both in pairs.items()
+    }
 
 
-def _values(run: Figures) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([run[key][0] for key in KEYS])
+def _mean(runs: Sequence[Interval]) -> Interval:
+    values, lows, highs = zip(*runs, strict=True)
+    if max(values) == min(values):
+        return values[0], min(lows), max(highs)
+    value, low, high = _interval(values)
+    return value, max(low, 0.0), min(high, 1.0)
 
 
-def _over(seeds: Sequence[np.ndarray[Any, np.dtype[np.float64]]]) -> Figures:
-    """Means and Student's 95 % intervals."""
-    held, k = np.array(seeds), len(seeds)
-    middle, half = held.mean(0), t.ppf(0.975, k - 1) * held.std(0, ddof=1) / k**0.5
-    return {key: (float(m), float(m - h), float(m + h)) for key, m, h in zip(KEYS, middle, half, strict=True)}
+def _interval(values: Sequence[float]) -> Interval:
+    """The mean and the ends of Student's 95 % interval."""
+    k = len(values)
+    middle, half = float(np.mean(values)), float(t.ppf(0.975, k - 1) * np.std(values, ddof=1) / k**0.5)
+    return middle, middle - half, middle + half
 
 
 def show(title: str, found: Mapping[str, Sequence[Figures]], out: Path) -> dict[str, Figures]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -20,13 +20,13 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
-from grid import ARCHS, FULL, MODULES, SPLITS, settings
+from grid import ARCHS, FULL, MODULES, SPLITS, folder, settings
 from launch import launch
 from rich.console import Console
-from rich.table import Table
 from row import run_row
 from settings import Settings
 from sources import sources
+from table_shown import show
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 
@@ -69,6 +69,7 @@ def main(
     smoke: bool = False,
     members: int | None = None,
     external: int | None = None,
+    calibration: int | None = None,
     side: int | None = None,
     batch: int | None = None,
     epochs: int | None = None,
@@ -76,49 +77,38 @@ def main(
 ) -> None:
     """Train, measure and print every row; save those of a data set together as table.json.
 
-    What is None is as recipes/grid.py has it. The exit status is 1 if a row failed.
+    What is None is as recipes/grid.py has it. The exit status is 1 if a row is missing.
     """
-    told = {"members": members, "external": external, "side": side}
+    told = {"members": members, "external": external, "calibration": calibration, "side": side}
     told |= {"batch": batch, "epochs": epochs, "head_epochs": head_epochs}
     changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     changes |= {"data_root": data_root, "seed": seed, "device": device, "smoke": smoke}
     uses = [(name, settings(name, one, where, changes, out)) for where in split for name in data for one in arch]
-    failed = 0
-    with ThreadPoolExecutor(workers) as threads:
-        running = {threads.submit(alone, name, use): use for name, use in uses if done(use) is None}
-        for future in as_completed(running):
-            if (error := future.exception()) is not None:
-                use, failed = running[future], failed + 1
-                Console(stderr=True).print(f"{use.arch} {use.split} failed: {error!r}"[:500], markup=False)
+    run_all(uses, workers)
+    missing = 0
     for name in data:
         of_it = [use for owner, use in uses if owner == name]
         rows = [row for use in of_it if (row := done(use)) is not None]
-        (out / name).mkdir(parents=True, exist_ok=True)
-        (out / name / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        place, missing = folder(of_it[0], name, out), missing + len(of_it) - len(rows)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         show(name, rows, len(of_it))
-    if failed:
-        raise SystemExit(1)
+    if missing:
+        raise SystemExit(f"{missing} rows are missing: those that failed, and those whose code changed on the way")
 
 
-def show(data: str, rows: Sequence[Mapping[str, Any]], wanted: int) -> None:
-    """The rows one below the other, those of the paper's size with its figures below their own."""
-    table = Table(title=f"{data}, {len(rows)} of {wanted} rows; second lines: the paper")
-    for heading in ("", "members", "plain", "audited", "MINT\nbalanced", "AUROC", "TPR 1 %", "TPR 0.1 %"):
-        table.add_column(heading)
-    for heading in ("registered\nTPR 1 %", "hash list\nTPR 1 %"):
-        table.add_column(heading)
-    for row in rows:
-        measured, paper = row["measured"], None if row["scaled_down"] else row["paper"]
-        active = measured["active MINT"]
-        own = [row["plain_accuracy"], row["audited_accuracy"], active["balanced_accuracy"][0], active["auroc"][0]]
-        own += [active[f"tpr_at_fpr_{fpr}"][0] for fpr in ("0.01", "0.001")]
-        own += [measured[way]["tpr_at_fpr_0.01"][0] for way in ("registered", "hash register")]
-        said = ["", *(f"{figure:.2f}" for figure in (paper or ())[::-1])]
-        said += [""] * (len(own) - len(said))
-        size = f"{row['drawn']['members']:,}\n{'scaled down' if row['scaled_down'] else ''}"
-        cells = [f"{figure:.3f}\n{theirs}" for figure, theirs in zip(own, said, strict=True)]
-        table.add_row(f"{row['arch']}\n{row['split']}", size, *cells)
-    Console().print(table)
+def run_all(uses: Sequence[tuple[str, Settings]], workers: int) -> None:
+    """Make the rows that are not there yet, so many at a time; say which failed, and why."""
+    threads = ThreadPoolExecutor(workers)
+    try:
+        running = {threads.submit(alone, name, use): use for name, use in uses if done(use) is None}
+        for future in as_completed(running):
+            if (error := future.exception()) is not None:
+                use = running[future]
+                Console(stderr=True).print(f"{use.arch} {use.split} failed: {error!r}"[:500], markup=False)
+    finally:
+        # After an interrupt, no further row is started.
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":

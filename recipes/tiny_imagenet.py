@@ -29,7 +29,7 @@ ROWS = {
     "mobilenet entry": (0.80, 0.11), "resnet50 entry": (0.80, 0.12), "resnet101 entry": (0.80, 0.11),
     "densenet121 entry": (0.86, 0.34), "xception entry": (0.88, 0.28), "vit entry": (0.81, 0.17),
 }  # fmt: skip
-PAPER = Paper(40_000, 60_000, ROWS)
+PAPER = Paper("tiny_imagenet", 40_000, 60_000, ROWS)
 
 
 @cyclopts.Parameter(name="*")

@@ -46,7 +46,7 @@ def train(
     an audit every layer learns at the usual rate. With ``averaged``, the network and the head end with running averages
     of their weights, of which each step leaves that share.
     """
-    head = [] if audit is None else [p for p in audit.head.parameters() if p.requires_grad]
+    head = [] if audit is None else list(audit.head.parameters())
     own = set(head)
     trunk = [p for p in model.parameters() if p not in own]
     early = set() if audit is None else layers_up_to(audit.points[-1].name, model)

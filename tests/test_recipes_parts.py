@@ -1,6 +1,7 @@
 """What the recipes share: who plays which role, where images lie, what is refused, what is resumed."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -192,20 +193,51 @@ def test_unseen_rows_are_a_draw_and_not_the_first_class():
     assert len(set(ordered.labels[list(unseen.numbers)].tolist())) > 10
 
 
-def test_a_running_average_takes_in_network_and_head():
+def test_a_running_average_takes_in_network_and_head(monkeypatch):
     from common import Parts
     from joined import attached
     from training import train
 
-    use = settings(arch="resnet10t", epochs=2)
-    parts, ended = Parts.of(use, pool()), []
-    for share in (0.0, 0.5):
-        model = parts.network(use)
-        audit = attached(use, parts, model)
-        train(model, parts.members, use, parts.augment, audit, share)
-        ended.append([value.clone() for value in (*audit.head.parameters(), *model.parameters(), *model.buffers())])
-    differ = [not torch.equal(a, b) for a, b in zip(*ended, strict=True) if a.is_floating_point()]
-    assert sum(differ) > 0.9 * len(differ)
+    use = settings(arch="resnet10t", epochs=3, lr=0.1, tap_lr=0.1, head_lr=0.1)
+    parts = Parts.of(use, pool())
+    model = parts.network(use)
+    audit = attached(use, parts, model)
+
+    def values():
+        every = (*audit.head.parameters(), *model.parameters(), *model.buffers())
+        return [value.detach().clone() for value in every if value.is_floating_point()]
+
+    expected, ended, step = [values()], [], torch.optim.AdamW.step
+
+    def seen(optimizer, *arguments):
+        step(optimizer, *arguments)
+        ended[:] = values()
+        expected[0] = [0.7 * mean + 0.3 * value for mean, value in zip(expected[0], ended, strict=True)]
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", seen)
+    train(model, parts.members, use, parts.augment, audit, 0.7)
+    for found, mean, last in zip(values(), expected[0], ended, strict=True):
+        assert torch.allclose(found, mean, atol=1e-5)
+        assert not torch.allclose(last, mean, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision, expected", [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_the_network_trains_in_the_precision_asked_for_on_views_in_full_precision(precision, expected):
+    from common import Parts
+    from training import train
+
+    views, maps = set(), set()
+
+    def seen(x):
+        views.add((x.dtype, torch.is_autocast_enabled("cpu")))
+        return x
+
+    use = settings(arch="resnet10t", precision=precision)
+    parts = Parts.of(use, pool())
+    model = parts.network(use)
+    model.conv1.register_forward_hook(lambda module, given, result: maps.add(result.dtype))
+    train(model, parts.members, use, seen)
+    assert (views, maps) == ({(torch.float32, False)}, {expected})
 
 
 def test_without_an_audit_every_layer_learns_at_the_usual_rate(monkeypatch):
@@ -234,8 +266,9 @@ def test_lines_are_chosen_by_name_or_by_how_they_begin():
     assert list(chosen(lines, ())) == list(lines)
     assert list(chosen(lines, ("lambda 1",))) == ["lambda 1"]
     assert list(chosen(lines, ("lambda", "up"))) == list(lines)
-    with pytest.raises(SystemExit, match="no line begins so; there are: lambda 1"):
-        chosen(lines, ("mgda",))
+    for wrong in (("mgda",), ("lambda 1", "upgrd")):
+        with pytest.raises(SystemExit, match=f"--only {wrong[-1]}: no line begins so; there are: lambda 1"):
+            chosen(lines, wrong)
 
 
 def test_lines_are_compared_seed_by_seed():
@@ -248,11 +281,14 @@ def test_lines_are_compared_seed_by_seed():
     alone = {"first": runs(0.5), "second": runs(0.6)}
     assert means(alone)["second"]["auroc"] == pytest.approx((0.6, 0.5, 0.7))
     assert differences(alone) == {}
-    found = {"first": runs(0.2, 0.5, 0.8), "second": runs(0.3, 0.6, 0.9)}
+    found = {"first": runs(0.4, 0.5, 0.6), "second": runs(0.5, 0.6, 0.7)}
     value, low, high = means(found)["first"]["auroc"]
-    assert (value, high - value) == pytest.approx((0.5, 4.3027 * 0.3 / 3**0.5), abs=1e-3)
+    assert (value, high - value) == pytest.approx((0.5, 4.3027 * 0.1 / 3**0.5), abs=1e-3)
     assert high - value == pytest.approx(value - low)
+    assert list(differences(found)) == ["second"]
     assert differences(found)["second"]["auroc"] == pytest.approx((0.1, 0.1, 0.1))
+    assert means({"high": runs(0.999, 0.97, 0.995)})["high"]["auroc"][2] == 1.0
+    assert means({"same": runs(0.9, 0.9)})["same"]["auroc"] == pytest.approx((0.9, 0.8, 1.0))
 
 
 def test_layers_up_to_a_tap_without_weights_are_those_before_it():
@@ -267,12 +303,29 @@ def test_layers_up_to_a_tap_without_weights_are_those_before_it():
 def test_the_paper_knows_its_networks_by_family():
     from paper import Paper
 
-    paper = Paper(10, 20, {"xception entry": (0.1, 0.2), "vit entry": (0.3, 0.4), "resnet50 middle": (0.5, 0.6)})
+    paper = Paper(
+        "some", 10, 20, {"xception entry": (0.1, 0.2), "vit entry": (0.3, 0.4), "resnet50 middle": (0.5, 0.6)}
+    )
     assert paper.of(settings(arch="legacy_xception")) == (0.1, 0.2)
     assert paper.of(settings(arch="vit_tiny_patch16_224")) == (0.3, 0.4)
     assert paper.of(settings(arch="resnet50", split="middle")) == (0.5, 0.6)
     for other in ("mobilevit_s", "resnet10t"):
         assert paper.of(settings(arch=other)) is None
+
+
+def killed(data, use):
+    os._exit(1) if use.split == "middle" else use.out.mkdir(parents=True)
+
+
+def test_a_row_that_is_killed_takes_no_other_with_it(tmp_path, monkeypatch, capsys):
+    import grid
+    import table
+
+    monkeypatch.setattr(table, "work", killed)
+    uses = [("mnist", grid.settings("mnist", "resnet10t", split, {}, tmp_path)) for split in grid.SPLITS]
+    table.run_all(uses, 2)
+    assert [use.out.is_dir() for _, use in uses] == [True, False, True]
+    assert "resnet10t middle failed: BrokenProcessPool" in " ".join(capsys.readouterr().err.split())
 
 
 def test_runs_are_resumed_wherever_the_data_lies_and_after_a_torn_line(tmp_path, monkeypatch):
@@ -339,7 +392,9 @@ def test_tables_have_the_papers_size_unless_less_is_asked_for(data):
     assert (use.members, use.external) == (paper.members, paper.external)
     assert paper.of(use) is not None
     few = grid.settings(data, "mobilenetv1_100", "entry", {"members": 50, "seed": 3}, Path("out"))
-    assert few.out == Path("out") / data / "mobilenetv1_100-entry-50-seed3"
+    assert few.out == Path("out") / data / f"50-{paper.external}-seed3" / f"mobilenetv1_100-entry-{use.side}px"
+    assert (few.head_hidden, use.head_hidden) == (128, 1024)
+    assert grid.settings(data, "vit_small_patch16_224", "entry", {}, Path("out")).lr < use.lr or data == "casia_webface"
 
 
 @pytest.mark.parametrize("orl", [True, False])
