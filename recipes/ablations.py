@@ -21,7 +21,7 @@ from grid import SPLITS
 from joined import attached
 from launch import launch
 from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views
-from lines import Audited, Line, afterwards
+from lines import BASELINES, Audited, Line
 from repeated import Small, chosen, repeated
 from spread import show
 
@@ -43,7 +43,7 @@ def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
     mirrored = amint.HardNegatives(amint.horizontal_flip, members=True)
     return {
         f"{use.split} ({' and '.join(taps)})": Audited(),
-        "trained plainly, registered afterwards": afterwards,
+        **BASELINES,
         **{split: Audited({"split": split}) for split in SPLITS if split != use.split},
         **{f"one tap ({tap})": Audited({"split": tap}) for tap in taps},
         "half as much external data as members": Audited({"external": use.members // 2}),

@@ -20,14 +20,13 @@ import numpy as np
 from cifar10 import pool
 from joined import Balances
 from launch import launch
-from lines import Audited, Figures, Line, afterwards
+from lines import BASELINES, Audited, Figures, Line
 from repeated import Small, chosen, repeated
 from rich.console import Console
 from spread import show
 
 import amint
 
-PLAIN = "trained plainly, registered afterwards"
 WEIGHTS = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 # The first cannot exceed 0.975 by much: its threshold lets 5 % of unseen images pass.
 FIGURES = {"balanced_accuracy": "balanced accuracy", "tpr_at_fpr_0.001": "TPR at 0.1 % FPR"}
@@ -79,10 +78,10 @@ def plot(found: Mapping[str, Figures], best: Mapping[str, Sequence[str]], out: P
     for axes, (key, label) in zip(both, FIGURES.items(), strict=True):
         for name, figures in found.items():
             mark, colour = ("o", "#0072b2") if name.startswith("lambda") else ("^", "#d55e00")
-            axes.plot(*place(figures, key), mark, c="black" if name == PLAIN else colour)
+            axes.plot(*place(figures, key), mark, c="black" if name in BASELINES else colour)
             axes.annotate(name, place(figures, key), (4, 4), textcoords="offset points", size=7)
         axes.plot(*np.array([place(found[name], key) for name in best[key]]).T, c="grey", lw=1)
-        axes.axvline(found[PLAIN]["accuracy"][0], ls=":", c="black")
+        axes.axvline(found[next(iter(BASELINES))]["accuracy"][0], ls=":", c="black")
         axes.set(xlabel="accuracy of the network's task", ylabel=f"{label} of MINT")
     figure.savefig(out, dpi=150)
     plt.close(figure)
@@ -102,10 +101,10 @@ def bend(found: Mapping[str, Figures], names: Sequence[str], key: str) -> str:
 def main(use: Sweep) -> None:
     """Train every line with every seed; print, plot and save means over the seeds."""
     use = use.budget()
-    runs = repeated({PLAIN: afterwards} | chosen(lines(), use.only), use, pool(use))
+    runs = repeated(BASELINES | chosen(lines(), use.only), use, pool(use))
     title = f"{use.arch}, {use.members:,} members, {use.seeds} seeds"
     found = show(title, runs, use.out / "lambda_sweep.json")
-    joint = [name for name in found if name != PLAIN]
+    joint = [name for name in found if name not in BASELINES]
     best = {key: [joint[i] for i in front([place(found[name], key) for name in joint])] for key in FIGURES}
     for key, label in FIGURES.items():
         Console().print(f"Pareto front of accuracy and {label}: {', '.join(best[key])}; {bend(found, best[key], key)}")

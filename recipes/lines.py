@@ -1,4 +1,4 @@
-"""Lines of a comparison: an audited network with one thing changed, or a plain one registered afterwards."""
+"""Lines of a comparison: an audited network with one thing changed, or a plain one and what else finds its members."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common import Parts, Pool, at_most
-from joined import Balances, attached, head_alone, registered
+from joined import Balances, attached, head_alone, measured_by, registered
 from settings import Settings
+from torch import nn
 from training import accuracy, train
 
 import amint
@@ -63,15 +64,36 @@ class Audited:
         return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
 
 
-def afterwards(use: Settings, data: Pool) -> Figures:
-    """The network trained without any audit, and a head trained afterwards."""
-    parts = Parts.of(use, data)
-    model = parts.network(use)
-    train(model, parts.members, use, parts.augment)
+def afterwards(use: Settings, parts: Parts, model: nn.Module) -> Mapping[str, Measurement]:
+    """What a head finds that is trained on the finished network."""
     audit = registered(use, parts, model)
     audit.calibrate(parts.calibration)
-    measured = audit.evaluate(parts.members, parts.unseen)
-    return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
+    return audit.evaluate(parts.members, parts.unseen)
+
+
+def listed(_use: Settings, parts: Parts, _model: nn.Module) -> Mapping[str, Measurement]:
+    """What a list of the members' hashes finds, whatever the network."""
+    return measured_by(amint.HashRegister.of(parts.members).scores, parts)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Trains a network without any audit, and measures what is ``found`` about its members all the same."""
+
+    found: Callable[[Settings, Parts, nn.Module], Mapping[str, Measurement]]
+
+    def __call__(self, use: Settings, data: Pool) -> Figures:
+        """The figures with these settings and this data."""
+        parts = Parts.of(use, data)
+        model = parts.network(use)
+        train(model, parts.members, use, parts.augment)
+        return figures_of(accuracy(model, parts.unseen), parts.unseen.n, self.found(use, parts, model))
+
+
+BASELINES: dict[str, Line] = {
+    "trained plainly, registered afterwards": Plain(afterwards),
+    "trained plainly, members' hashes in a list": Plain(listed),
+}
 
 
 def figures_of(right: float, n: int, measured: Mapping[str, Measurement]) -> Figures:
