@@ -15,6 +15,7 @@ from pathlib import Path
 from common import Parts, Pool
 from joined import attached, head_alone, measured_by, registered
 from paper import FIGURES, Paper, figures, show
+from rich.console import Console
 from settings import Settings
 from sources import sources
 from training import accuracy, train
@@ -34,8 +35,9 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
     made_by, seconds = sources(), dict[str, float]()
     began = time.perf_counter()
 
-    def lap(name: str) -> None:
+    def lap(name: str, said: str = "") -> None:
         seconds[name] = round(time.perf_counter() - began - sum(seconds.values()), 1)
+        Console(stderr=True).print(f"{use.arch} {use.split}, {name}: {seconds[name]:,.0f} s{said}", highlight=False)
 
     plain = parts.network(use)
     train(plain, parts.members, use, parts.augment)
@@ -46,7 +48,8 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
     lap("audited")
     head_alone(use, parts, audit)
     audit.calibrate(parts.calibration)
-    lap("head alone")
+    active = audit.evaluate(parts.members, parts.unseen)
+    lap("head alone", f"; active MINT: {', '.join(f'{name} {active[name].value:.3f}' for name in FIGURES)}")
     afterwards = registered(use, parts, plain)
     afterwards.calibrate(parts.calibration)
     lap("registered")
@@ -55,7 +58,7 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
         plain, parts.members, parts.unseen, attacks=["passive-mint", "loss"], taps=taps, seed=use.seed
     )
     measured: dict[str, Mapping[str, Measurement]] = {
-        "active MINT": audit.evaluate(parts.members, parts.unseen),
+        "active MINT": active,
         "registered": afterwards.evaluate(parts.members, parts.unseen),
         "hash register": measured_by(amint.HashRegister.of(parts.members).scores, parts),
         **{result.name.replace("-", " "): {name: result[name] for name in FIGURES} for result in found.ranked},
