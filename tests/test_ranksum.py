@@ -90,6 +90,25 @@ def test_a_p_value_is_never_zero_or_above_one(m, n):
     assert 1 - 1e-6 < rank_sum_p(low, high) <= 1
 
 
+def test_a_few_ties_among_thousands_take_nothing_from_the_resolution():
+    rng = np.random.default_rng(0)
+    calibration, high = rng.normal(size=5_000), rng.normal(size=20) + 5
+    untied = rank_sum_p(high, calibration)
+    calibration[:2] = calibration[2]
+    assert untied < 1e-30
+    assert rank_sum_p(high, calibration) == pytest.approx(untied)
+
+
+@pytest.mark.parametrize("shift", [-0.5, 0.0, 1.0])
+def test_few_ties_count_against_the_submission(shift):
+    rng = np.random.default_rng(1)
+    calibration, submitted = rng.normal(size=2_000), rng.normal(size=20) + shift
+    submitted[:10] = calibration[:10]
+    apart = [rank_sum_p(submitted - sign * 1e-9, calibration) for sign in (1, -1)]
+    assert rank_sum_p(submitted, calibration) == pytest.approx(apart[0])
+    assert apart[0] > apart[1]
+
+
 def test_minus_zero_ties_with_zero():
     assert rank_sum_p(np.array([0.0, 0.0]), np.array([-0.0, -0.0])) == 1
 
@@ -106,6 +125,7 @@ def test_minus_zero_ties_with_zero():
         ("one decimal", 45, 2_000, lambda x: np.round(x, 1)),
         ("coin", 80, 120, lambda x: np.float64(x > 0)),
         ("continuous", 9, 300, lambda x: x),
+        ("few ties", 20, 600, lambda x: np.where(np.abs(x) < 2.7, x, 3 * np.sign(x))),
     ],
 )
 def test_large_tied_samples_keep_the_level(name, m, n, rounding):
