@@ -156,7 +156,7 @@ def test_a_table_goes_on_where_it_was_and_past_rows_that_fail(data_root, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "nowhere failed: SplitError" in " ".join(done.stderr.split())
-    [row] = json.loads((tmp_path / "cifar10" / "table.json").read_text())
+    [row] = json.loads(next((tmp_path / "cifar10").rglob("table.json")).read_text())
     assert (row["split"], row["head_epochs"], row["batch"]) == ("entry", 1, 16)
     printed = " ".join(done.stdout.split())
     assert "1 of 2 rows" in printed
