@@ -80,8 +80,9 @@ def main(use: Ablations) -> None:
     use = use.budget()
     data: Pool = pool(use)
     probe = Parts.of(use, data)
-    (first, base), *others = lines(use, attached(use, probe, probe.network(use))).items()
-    found = repeated({first: base} | chosen({first: base} | dict(others), use.only), use, data)
+    every = lines(use, attached(use, probe, probe.network(use)))
+    first = next(iter(every))
+    found = repeated({first: every[first]} | chosen(every, use.only), use, data)
     title = f"{use.arch}, {use.members:,} members, {use.external:,} external, {use.seeds} seeds"
     show(title, found, use.out / "ablations.json")
 

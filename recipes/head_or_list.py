@@ -44,7 +44,8 @@ def main(
     if data_root is None and not smoke:
         raise UsageError("members of a row are drawn from its data: pass its --data-root, or --smoke for a small audit")
     if smoke or data_root is None:
-        pictures, audit = digit_roles(), small_audit()
+        pictures = digit_roles()
+        audit = small_audit(pictures)
         inside, outside, look = pictures["members"], pictures["unseen"], LOOK
     else:
         audit, parts = finished(run, data_root)

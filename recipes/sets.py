@@ -41,9 +41,9 @@ def digit_roles() -> dict[str, Tensor]:
     return {role: x[list(getattr(roles, role))] for role in ("members", "external", "calibration", "unseen")}
 
 
-def small_audit() -> amint.Audit:
+def small_audit(pictures: dict[str, Tensor]) -> amint.Audit:
     """An audit of them, made on the spot."""
-    x = {role: LOOK.scaled(images) for role, images in digit_roles().items()}
+    x = {role: LOOK.scaled(images) for role, images in pictures.items()}
     torch.manual_seed(0)
     model = timm.create_model("resnet10t", num_classes=10, in_chans=1).eval()
     audit = amint.register(model, x["members"], x["external"], split="entry", epochs=15, batch_size=32, ratio=3.0)
@@ -54,8 +54,9 @@ def small_audit() -> amint.Audit:
 
 def of_digits() -> tuple[amint.Audit, Scores, Scores, Tensor]:
     """The same of a small audit."""
-    audit = small_audit()
-    members, unseen = (LOOK.scaled(digit_roles()[role]) for role in ("members", "unseen"))
+    pictures = digit_roles()
+    audit = small_audit(pictures)
+    members, unseen = (LOOK.scaled(pictures[role]) for role in ("members", "unseen"))
     return audit, audit.scores(members), audit.scores(unseen), unseen
 
 
