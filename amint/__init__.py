@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from amint.lightning import ActiveMint
     from amint.loading import load
     from amint.lower_bound import epsilon_lower_bound, one_run_audit
+    from amint.muon import head_optimizers
     from amint.negatives import HardNegatives, Moved, horizontal_flip, one_pixel_shift
     from amint.preprocessing import Preprocessing
     from amint.readers import ImageFiles
@@ -97,6 +98,7 @@ _HOMES = {
     "commit": "commitments",
     "compare": "comparison",
     "epsilon_lower_bound": "lower_bound",
+    "head_optimizers": "muon",
     "horizontal_flip": "negatives",
     "load": "loading",
     "one_pixel_shift": "negatives",
@@ -149,6 +151,7 @@ __all__ = [
     "commit",
     "compare",
     "epsilon_lower_bound",
+    "head_optimizers",
     "horizontal_flip",
     "load",
     "one_pixel_shift",

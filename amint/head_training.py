@@ -13,6 +13,7 @@ from amint.errors import NonFiniteError, UsageError
 from amint.history import History, balanced_accuracy
 from amint.losses import membership_loss
 from amint.mixing import Mixture
+from amint.muon import head_optimizers
 from amint.seeding import isolated
 from amint.taps import prefix
 
@@ -41,7 +42,7 @@ def train_head(
     seed: int,
     progress: Callable[[int, float], None] | None,
 ) -> None:
-    """Train the head of an audit, and nothing else, with AdamW; the rate falls to 0 along a cosine.
+    """Train the head of an audit, and nothing else, with :func:`amint.head_optimizers`; the rate falls along a cosine.
 
     Args:
         audit: its head is trained in place; its ledger notes the rows.
@@ -55,8 +56,8 @@ def train_head(
         NonFiniteError: the loss became NaN or infinite.
     """
     loader = batches_of(members, batch_size, shuffle_seed=seed)
-    optimizer = torch.optim.AdamW(audit.head.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    optimizers = head_optimizers(audit.head, lr)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
     for epoch in range(epochs):
         losses = []
         # A loader shuffles, and transforms draw, from the global generators.
@@ -73,9 +74,10 @@ def train_head(
                     raise NonFiniteError(
                         f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"
                     )
-                optimizer.zero_grad()
+                audit.head.zero_grad()
                 loss.backward()
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.step()
                 history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits, len(x) + len(views)))
                 losses.append(loss.item())
         if not losses:
@@ -83,6 +85,7 @@ def train_head(
                 "the members' loader yielded nothing; it must give the rows the model was trained on each time it is "
                 "iterated over (a generator gives them once: pass a DataLoader or a dataset)"
             )
-        schedule.step()
+        for schedule in schedules:
+            schedule.step()
         if progress is not None:
             progress(epoch + 1, sum(losses) / len(losses))

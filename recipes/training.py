@@ -12,6 +12,7 @@ from data import Rows
 from rich.progress import track
 from settings import Settings
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 import amint
 
@@ -42,7 +43,7 @@ def train(
 ) -> None:
     """The usual loop; with an audit two lines differ: the task trains on augmented images, the head sees plain ones.
 
-    The layers that a head reads learn slowly, or it could not follow them; the head has a rate of its own too. Without
+    The layers that a head reads have a rate of their own, and so has the head, with optimizers of its own. Without
     an audit every layer learns at the usual rate. With ``averaged``, the network and the head end with running averages
     of their weights, of which each step leaves that share.
     """
@@ -53,21 +54,21 @@ def train(
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trunk if p in early], "lr": use.tap_lr},
         {"params": [p for p in trunk if p not in early], "lr": use.lr},
-        {"params": head, "lr": use.head_lr},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=torch.device(use.device).type == "cuda")
+    fused = torch.device(use.device).type == "cuda"
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, weight_decay=0.01, fused=fused)]
+    optimizers += [] if audit is None else amint.head_optimizers(audit.head, use.head_lr)
     batches = members.shuffled(use.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], use.epochs * (members.n // batches.batch)
-    )
+    steps = use.epochs * (members.n // batches.batch)
+    schedules = [OneCycleLR(each, [group["lr"] for group in each.param_groups], steps) for each in optimizers]
     values = [*trunk, *head, *(value for value in model.buffers() if value.is_floating_point())] if averaged else []
     average = [value.detach().clone() for value in values]
     torch.manual_seed(use.seed)
     for _ in track(range(use.epochs), "plain" if audit is None else "audited", transient=True):
         model.train()
         for x, y in batches:
-            optimizer.zero_grad()
+            model.zero_grad()
             views = augment(x)
             with (
                 torch.autocast(torch.device(use.device).type, torch.bfloat16, enabled=use.precision == "bf16"),
@@ -75,8 +76,10 @@ def train(
             ):
                 loss = F.cross_entropy(model(views), y, label_smoothing=use.label_smoothing)
             loss.backward() if audit is None else audit.backward(loss)
-            optimizer.step()
-            schedule.step()
+            for optimizer in optimizers:
+                optimizer.step()
+            for schedule in schedules:
+                schedule.step()
             for mean, value in zip(average, values, strict=True):
                 mean.lerp_(value.detach(), 1 - averaged)
     for mean, value in zip(average, values, strict=True):
