@@ -20,7 +20,7 @@ from common import Parts, Pool
 from grid import SPLITS
 from joined import attached
 from launch import launch
-from levers import Scheduled, against_mirror, by, member_statistics, new_head, of_views
+from levers import Scheduled, adamw, against_mirror, by, member_statistics, new_head, of_views
 from lines import BASELINES, Audited, Line
 from repeated import Small, chosen, repeated
 from spread import show
@@ -62,10 +62,11 @@ def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
         "head that pools to 8 x 8": Audited(attach={"head": replace(head, pool=8)}),
         "no label smoothing": Audited({"label_smoothing": 0.0}),
         "no augmentation": Audited({"augment": False}),
-        "taps as fast as the rest": Audited({"tap_lr": use.lr}),
+        "taps a quarter as fast as the rest": Audited({"tap_lr": use.lr / 4}),
         "running average of weights": Audited(averaged=0.95, settle=member_statistics),
         "batch statistics of members alone": Audited(settle=member_statistics),
         "head learning three times as fast": Audited({"head_lr": 3 * use.head_lr}),
+        "head learning with AdamW alone": Audited(of_head=adamw),
         "head trained on alone for as long again": Audited({"head_epochs": use.head_epochs + use.epochs}),
         "a new head on the finished network": Audited(finish=new_head),
         "a new head, trained three times as long": Audited(finish=partial(new_head, times=3)),

@@ -10,7 +10,7 @@ from common import Parts
 from data import Rows
 from joined import Scores, measured_by, registered
 from settings import Settings
-from torch import Tensor
+from torch import Tensor, nn
 
 import amint
 from amint.metrics import Measurement
@@ -34,6 +34,11 @@ class Scheduled(amint.NormalisedByFirst):
         """For a training with these settings, in shares of its lambda."""
         steps = use.epochs * (use.members // min(use.batch, use.members))
         return lambda: cls(first * use.lambda_, last * use.lambda_, steps)
+
+
+def adamw(head: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """One optimizer for the whole head, dense layers too."""
+    return [torch.optim.AdamW(head.parameters(), lr=lr)]
 
 
 def member_statistics(parts: Parts, audit: amint.Auditable) -> None:

@@ -10,7 +10,7 @@ from common import Parts, Pool, at_most
 from joined import Balances, attached, head_alone, measured_by, registered
 from settings import Settings
 from torch import nn
-from training import accuracy, train
+from training import HeadOptimizers, accuracy, train
 
 import amint
 from amint.metrics import Measurement, clopper_pearson
@@ -32,6 +32,7 @@ class Audited:
         balance: of the two losses; None for the recipes' own.
         attach: arguments of ``amint.attach`` that differ.
         averaged: share of the old in a running average of all weights, which is what is judged; 0 for none.
+        of_head: what the head learns with while the network trains.
         settle: what is done with the network before its head is trained alone.
         finish: what is done with the network and its head after training, before calibration.
         judged: the figures of the finished audit.
@@ -41,6 +42,7 @@ class Audited:
     balance: Callable[[], Balances] | None = None
     attach: Mapping[str, Any] | None = None
     averaged: float = 0.0
+    of_head: HeadOptimizers = amint.head_optimizers
     settle: Callable[[Parts, amint.Auditable], None] | None = None
     finish: Callable[[Settings, Parts, amint.Auditable], amint.Audit] | None = None
     judged: Callable[[Parts, amint.Audit], Mapping[str, Measurement]] | None = None
@@ -54,7 +56,7 @@ class Audited:
         model = parts.network(use)
         balance = None if self.balance is None else self.balance()
         trained = attached(use, parts, model, balance, **(self.attach or {}))
-        train(model, parts.members, use, parts.augment, trained, self.averaged)
+        train(model, parts.members, use, parts.augment, trained, self.averaged, self.of_head)
         if self.settle is not None:
             self.settle(parts, trained)
         head_alone(use, parts, trained)

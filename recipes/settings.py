@@ -25,7 +25,8 @@ class Settings:
     """The arguments of every recipe. A row is scaled down unless it has the paper's numbers of members and external.
 
     ``side`` is the height and width of inputs; ``split`` is entry, middle, output, or module names with commas;
-    ``lambda`` is lambda2/lambda1 of the paper. After the ``epochs`` of the network its head is trained alone for
+    ``lambda`` is lambda2/lambda1 of the paper. With ``tap_lr`` the layers that the head reads learn at a rate of their
+    own, without it as fast as the rest. After the ``epochs`` of the network its head is trained alone for
     ``head_epochs`` more. With ``precision`` bf16 the network trains under autocast; the head alone, and whatever is
     judged, does not.
 
@@ -43,7 +44,7 @@ class Settings:
     epochs: int = 10
     lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
     lr: float = 4e-3
-    tap_lr: float = 1e-3
+    tap_lr: float | None = None
     head_lr: float = 1e-3
     head_width: int | None = None
     head_pool: int = 4
@@ -67,7 +68,7 @@ class Settings:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, found {getattr(self, name)}")
         for name in POSITIVE:
             value = self.lambda_ if name == "lambda" else getattr(self, name)
-            if not 0 < value < float("inf"):
+            if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"--{name.replace('_', '-')} must be positive and finite, found {value}")
         if self.ratio > MOST_RATIO:
             raise UsageError(f"--ratio must be at most {MOST_RATIO:,} external rows a member, found {self.ratio:g}")

@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import amint
 
+HeadOptimizers = Callable[[nn.Module, float], list[torch.optim.Optimizer]]
+
 
 def jittered(x: Tensor) -> Tensor:
     """Images ``[n, c, h, w]``, each turned by up to 10 degrees, moved by up to 7 % and scaled by up to 10 %."""
@@ -40,25 +42,26 @@ def train(
     augment: Callable[[Tensor], Tensor],
     audit: amint.Auditable | None = None,
     averaged: float = 0.0,
+    of_head: HeadOptimizers = amint.head_optimizers,
 ) -> None:
-    """The usual loop; with an audit two lines differ: the task trains on augmented images, the head sees plain ones.
+    """The usual loop; with an audit the task trains on augmented images and the head, by ``of_head``, sees plain ones.
 
-    The layers that a head reads have a rate of their own, and so has the head, with optimizers of its own. Without
-    an audit every layer learns at the usual rate. With ``averaged``, the network and the head end with running averages
-    of their weights, of which each step leaves that share.
+    The layers that a head reads may have a rate of their own; without an audit every layer learns at the usual rate.
+    With ``averaged``, the network and the head end with running averages of their weights, of which each step leaves
+    that share.
     """
     head = [] if audit is None else list(audit.head.parameters())
     own = set(head)
     trunk = [p for p in model.parameters() if p not in own]
     early = set() if audit is None else layers_up_to(audit.points[-1].name, model)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trunk if p in early], "lr": use.tap_lr},
+        {"params": [p for p in trunk if p in early], "lr": use.tap_lr or use.lr},
         {"params": [p for p in trunk if p not in early], "lr": use.lr},
     ]
     groups = [group for group in groups if group["params"]]
     fused = torch.device(use.device).type == "cuda"
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, weight_decay=0.01, fused=fused)]
-    optimizers += [] if audit is None else amint.head_optimizers(audit.head, use.head_lr)
+    optimizers += [] if audit is None else of_head(audit.head, use.head_lr)
     batches = members.shuffled(use.batch)
     steps = use.epochs * (members.n // batches.batch)
     schedules = [OneCycleLR(each, [group["lr"] for group in each.param_groups], steps) for each in optimizers]

@@ -1,6 +1,9 @@
 import pytest
 import torch
+from toys import Net, images, labels
 
+import amint
+from amint.metrics import auroc
 from amint.muon import Muon, orthogonalised
 
 
@@ -58,3 +61,27 @@ def test_what_has_no_gradient_stays_and_a_closure_gives_the_loss():
     assert Muon([moving, still], lr=0.1).step(closure).item() == 6
     assert torch.equal(still.detach(), torch.ones(2, 3))
     assert not torch.equal(moving.detach(), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_a_head_learns_in_a_loop_with_optimizers_of_its_own(head_first):
+    torch.manual_seed(0)
+    model = Net(norm=True)
+    audit = amint.attach(model, external=images(40, seed=3), split=["a", "b"])
+    head, own = audit.head, set(audit.head.parameters())
+    optimizers = [torch.optim.AdamW([p for p in model.parameters() if p not in own]), *amint.head_optimizers(head)]
+    muon, adam = ([p for group in each.param_groups for p in group["params"]] for each in optimizers[1:])
+    assert {id(p) for p in muon} == {id(layer.weight) for layer in (*(b.dense for b in head.branches), head.join[0])}
+    assert sorted(map(id, muon + adam)) == sorted(map(id, own))
+    x, y = images(24), labels(24)
+    for _ in range(30):
+        loss = audit.loss(torch.nn.functional.cross_entropy(model(x), y))
+        model.zero_grad()
+        loss.backward()
+        for optimizer in reversed(optimizers) if head_first else optimizers:
+            optimizer.step()
+    audit.calibrate(images(60, seed=4))
+    assert audit.facts["unaccounted_updates"] == 0
+    assert audit.facts["steps"] == audit.facts["accounted_updates"] == 30
+    found = audit.scores(torch.cat([x, images(200, seed=5)]))
+    assert auroc(found, torch.arange(len(found)).numpy() < len(x)) > 0.9
