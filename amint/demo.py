@@ -27,7 +27,7 @@ __all__ = ["run_demo"]
 
 ALPHA = 0.05
 MEMBERS, EXTERNAL, CALIBRATION = 300, 900, 250
-EPOCHS, BATCH, RATIO = 25, 32, 3.0
+EPOCHS, HEAD_EPOCHS, BATCH, RATIO = 25, 15, 32, 3.0
 MEASURED = ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")
 PREPROCESSING = amint.Preprocessing(size=(32, 32), channels=1, mean=(0.3,), std=(0.4,))
 
@@ -67,11 +67,15 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
         network, external=x[external], split="entry", balance=amint.Weighted(mint=1), ratio=RATIO, seed=seed
     )
     _train(network, x[members], labels[members], _stage(show, "audited network"), audit)
+    done = _stage(show, "its head alone", HEAD_EPOCHS)
+    audit.train_head(
+        x[members], epochs=HEAD_EPOCHS, batch_size=BATCH, seed=seed, progress=lambda epoch, _loss: done(epoch)
+    )
 
-    registered = _registered(plain, x, members, external, seed, _stage(show, "registration afterwards"))
+    registered = _registered(plain, x, members, external, seed, _stage(show, "registration afterwards", EPOCHS + HEAD_EPOCHS))
     # Rows are sorted, and neighbours come from one writer: every other row gives two halves that are alike.
     told, held_back = members[::2], members[1::2]
-    passive = _registered(plain, x, told, external, seed, _stage(show, "passive MINT"))
+    passive = _registered(plain, x, told, external, seed, _stage(show, "passive MINT", EPOCHS + HEAD_EPOCHS))
     inside = {"active": members, "registered": members, "passive": held_back}
     audits: dict[str, amint.Audit] = {"active": audit, "registered": registered, "passive": passive}
     scores: dict[str, tuple[Any, Any]] = {}
@@ -151,7 +155,7 @@ def _registered(
         x[list(members)],
         x[list(external)],
         split="entry",
-        epochs=EPOCHS,
+        epochs=EPOCHS + HEAD_EPOCHS,
         ratio=RATIO,
         batch_size=BATCH,
         seed=seed,
@@ -159,9 +163,9 @@ def _registered(
     )
 
 
-def _stage(show: Progress, stage: str) -> Done:
-    show(stage, 0, EPOCHS)
-    return lambda epochs: show(stage, epochs, EPOCHS)
+def _stage(show: Progress, stage: str, epochs: int = EPOCHS) -> Done:
+    show(stage, 0, epochs)
+    return lambda done: show(stage, done, epochs)
 
 
 def _accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
