@@ -48,7 +48,8 @@ class Mnist(Settings):
     # Larger than the digits are: five halvings leave a map of 2 x 2 instead of a single cell.
     side: int = 36
     epochs: int = 10
-    head_epochs: int = 20
+    head_hidden: int = 512
+    head_epochs: int = 12
     ratio: float = 2.0
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 0.3
     out: Path = Path("runs/mnist")
