@@ -24,9 +24,9 @@ MODULES: dict[str, Any] = {
 SPLITS = ("entry", "middle", "output")
 # Steps of 256 members keep a GPU busy.
 STEPS: dict[str, Any] = {"data_root": Path(), "batch": 256, "ratio": 1.0, "lambda_": 1.0, "head_lr": 3e-3}
-# Tens of thousands of members need a larger head, which a CPU takes half as long again to train.
+# Tens of thousands of members need a larger head, whose steps cost a CPU several times as much, a GPU hardly more.
 MANY = 10_000
-LARGE: dict[str, Any] = {"head_hidden": 512}
+LARGE: dict[str, Any] = {"head_hidden": 1024}
 FULL: dict[str, Settings] = {
     # Digits differ too little for the faster head: it soon takes any digit for a member.
     "mnist": mnist.Mnist(**STEPS | {"head_lr": 1e-3}, members=25_000, external=35_000, epochs=10, head_epochs=24),

@@ -396,7 +396,7 @@ def test_tables_have_the_papers_size_unless_less_is_asked_for(data):
     assert paper.of(use) is not None
     few = grid.settings(data, "mobilenetv1_100", "entry", {"members": 50, "seed": 3}, Path("out"))
     assert few.out == Path("out") / data / f"50-{paper.external}-seed3" / f"mobilenetv1_100-entry-{use.side}px"
-    assert (few.head_hidden, use.head_hidden) == (grid.FULL[data].head_hidden, 512)
+    assert (few.head_hidden, use.head_hidden) == (grid.FULL[data].head_hidden, 1024)
     assert grid.settings(data, "vit_small_patch16_224", "entry", {}, Path("out")).lr < use.lr or data == "casia_webface"
 
 
