@@ -23,9 +23,10 @@ def attached(
     use: Settings, parts: Parts, model: nn.Module, balance: Balances | None = None, **changes: Any
 ) -> amint.Auditable:
     """The network with its MINT head; ``changes`` are arguments of ``amint.attach`` that differ."""
-    if balance is None:
+    if balance is None and use.trunk_gradient:
         balance = amint.NormalisedByFirst(mint=use.lambda_)
-    return amint.attach(model, balance=balance, **head_of(use, parts) | changes)
+    told = {"trunk_gradient": use.trunk_gradient} | head_of(use, parts)
+    return amint.attach(model, balance=balance, **told | changes)
 
 
 def head_of(use: Settings, parts: Parts) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from amint.errors import UsageError
 LEAST = {"members": 2, "external": 1, "calibration": 19, "most_unseen": 1}
 LEAST |= {"side": 8, "batch": 2, "epochs": 1, "head_epochs": 0}
 POSITIVE = ("lambda", "lr", "tap_lr", "head_lr", "ratio")
+SHARES = ("trunk_gradient", "label_smoothing")
 MOST_RATIO = 1000
 
 
@@ -25,7 +26,8 @@ class Settings:
     """The arguments of every recipe. A row is scaled down unless it has the paper's numbers of members and external.
 
     ``side`` is the height and width of inputs; ``split`` is entry, middle, output, or module names with commas;
-    ``lambda`` is lambda2/lambda1 of the paper. With ``tap_lr`` the layers that the head reads learn at a rate of their
+    ``lambda`` is lambda2/lambda1 of the paper, ``trunk_gradient`` the share of the MINT gradient that enters the
+    network; with 0 it trains as without an audit, and both losses are as they are. With ``tap_lr`` the layers that the head reads learn at a rate of their
     own, without it as fast as the rest. After the ``epochs`` of the network its head is trained alone for
     ``head_epochs`` more. With ``precision`` bf16 the network trains under autocast; the head alone, and whatever is
     judged, does not.
@@ -43,6 +45,7 @@ class Settings:
     side: int = 32
     epochs: int = 10
     lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
+    trunk_gradient: float = 1.0
     lr: float = 4e-3
     tap_lr: float | None = None
     head_lr: float = 1e-3
@@ -72,8 +75,9 @@ class Settings:
                 raise UsageError(f"--{name.replace('_', '-')} must be positive and finite, found {value}")
         if self.ratio > MOST_RATIO:
             raise UsageError(f"--ratio must be at most {MOST_RATIO:,} external rows a member, found {self.ratio:g}")
-        if not 0 <= self.label_smoothing <= 1:
-            raise UsageError(f"--label-smoothing must be between 0 and 1, found {self.label_smoothing}")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be between 0 and 1, found {getattr(self, name)}")
         self.head_size()
         if not timm.is_model(self.arch):
             near = ", ".join(difflib.get_close_matches(self.arch, timm.list_models(), 3))
