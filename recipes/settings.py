@@ -27,10 +27,10 @@ class Settings:
 
     ``side`` is the height and width of inputs; ``split`` is entry, middle, output, or module names with commas;
     ``lambda`` is lambda2/lambda1 of the paper, ``trunk_gradient`` the share of the MINT gradient that enters the
-    network; with 0 it trains as without an audit, and both losses are as they are. With ``tap_lr`` the layers that the head reads learn at a rate of their
-    own, without it as fast as the rest. After the ``epochs`` of the network its head is trained alone for
-    ``head_epochs`` more. With ``precision`` bf16 the network trains under autocast; the head alone, and whatever is
-    judged, does not.
+    network; with 0 it trains as without an audit, and both losses are as they are. With ``tap_lr`` the layers that the
+    head reads learn at a rate of their own, without it as fast as the rest. After the ``epochs`` of the network its
+    head is trained alone for ``head_epochs`` more. With ``precision`` bf16 the network trains under autocast; the head
+    alone, and whatever is judged, does not.
 
     Raises:
         UsageError: a value with which no row can be made.

@@ -409,3 +409,19 @@ def test_other_faces_are_not_set_beside_the_papers(orl, monkeypatch, tmp_path):
     monkeypatch.setattr(casia_webface, "run_row", lambda use, pool, paper: told.append(paper.of(use)))
     casia_webface.main(casia_webface.Casia(data_root=tmp_path, orl=orl))
     assert told == [None if orl else (0.86, 0.15)]
+
+
+def test_without_a_trunk_gradient_the_audited_network_is_the_plain_one():
+    from common import Parts
+    from joined import attached
+    from training import train
+
+    use = settings(arch="resnet10t", trunk_gradient=0.0)
+    parts = Parts.of(use, pool())
+    plain, model = parts.network(use), parts.network(use)
+    train(plain, parts.members, use, parts.augment)
+    audit = attached(use, parts, model)
+    train(model, parts.members, use, parts.augment, audit)
+    audit.detach()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
