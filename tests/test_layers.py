@@ -23,6 +23,7 @@ TRAINING = {
     "head_training",
     "mixing",
     "monitoring",
+    "muon",
     "negatives",
     "passes",
     "placement",
