@@ -17,11 +17,17 @@ def finished(run: Path, data_root: Path) -> tuple[amint.Audit, Parts]:
     """The audit of a run's folder, and its rows, drawn again on the CPU.
 
     Raises:
-        UsageError: the data is not what the row was made of.
+        UsageError: other code made the row, or the data is not what it was made of.
     """
     row = json.loads((run / "row.json").read_text(encoding="utf-8"))
     data = row["data"]
-    told = {field.name: row[field.name] for field in fields(FULL[data]) if field.name not in ELSEWHERE}
+    names = {field.name for field in fields(FULL[data])} - set(ELSEWHERE)
+    if missing := sorted(names - row.keys()):
+        raise UsageError(
+            f"{run}/row.json was made by other code, it does not say {', '.join(missing)}: use that code, or make the "
+            "row again"
+        )
+    told = {name: row[name] for name in names}
     use = replace(FULL[data], **told, data_root=data_root, device="cpu")
     parts = Parts.of(use, MODULES[data].pool(use))
     drawn = {role: getattr(parts, role).n for role in row["drawn"]}

@@ -11,7 +11,10 @@ SAID = {
     "verify_and_read_the_report": (*VERDICTS, "not a picture.png", "passed", "report.html"),
     "reproduce_a_row": ("balanced_accuracy", "accuracy: plain"),
 }
-SMALL = 'ARCH, SIDE = "resnet10t", 32\nMEMBERS, EXTERNAL, CALIBRATION, UNSEEN = 128, 256, 100, 100\nEPOCHS, HEAD_EPOCHS = 2, 1\n'
+SMALL = """ARCH, SIDE = "resnet10t", 32
+MEMBERS, EXTERNAL, CALIBRATION, UNSEEN = 128, 256, 100, 100
+EPOCHS, HEAD_EPOCHS = 2, 1
+"""
 
 
 @pytest.mark.slow

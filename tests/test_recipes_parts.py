@@ -425,3 +425,11 @@ def test_without_a_trunk_gradient_the_audited_network_is_the_plain_one():
     audit.detach()
     for name, value in plain.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_a_row_of_other_code_is_refused(tmp_path):
+    from finished import finished
+
+    (tmp_path / "row.json").write_text(json.dumps({"data": "cifar10", "members": 4, "seed": 0}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"row.json was made by other code, it does not say arch, augment, batch, .*"):
+        finished(tmp_path, tmp_path)
