@@ -28,6 +28,7 @@ __all__ = ["run_demo"]
 ALPHA = 0.05
 MEMBERS, EXTERNAL, CALIBRATION = 300, 900, 250
 EPOCHS, HEAD_EPOCHS, BATCH, RATIO = 25, 15, 32, 3.0
+ALL_EPOCHS = EPOCHS + HEAD_EPOCHS
 MEASURED = ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")
 PREPROCESSING = amint.Preprocessing(size=(32, 32), channels=1, mean=(0.3,), std=(0.4,))
 
@@ -72,10 +73,10 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
         x[members], epochs=HEAD_EPOCHS, batch_size=BATCH, seed=seed, progress=lambda epoch, _loss: done(epoch)
     )
 
-    registered = _registered(plain, x, members, external, seed, _stage(show, "registration afterwards", EPOCHS + HEAD_EPOCHS))
+    registered = _registered(plain, x, members, external, seed, _stage(show, "registration afterwards", ALL_EPOCHS))
     # Rows are sorted, and neighbours come from one writer: every other row gives two halves that are alike.
     told, held_back = members[::2], members[1::2]
-    passive = _registered(plain, x, told, external, seed, _stage(show, "passive MINT", EPOCHS + HEAD_EPOCHS))
+    passive = _registered(plain, x, told, external, seed, _stage(show, "passive MINT", ALL_EPOCHS))
     inside = {"active": members, "registered": members, "passive": held_back}
     audits: dict[str, amint.Audit] = {"active": audit, "registered": registered, "passive": passive}
     scores: dict[str, tuple[Any, Any]] = {}
@@ -155,7 +156,7 @@ def _registered(
         x[list(members)],
         x[list(external)],
         split="entry",
-        epochs=EPOCHS + HEAD_EPOCHS,
+        epochs=ALL_EPOCHS,
         ratio=RATIO,
         batch_size=BATCH,
         seed=seed,
