@@ -33,7 +33,7 @@ MEASURED = ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")
 PREPROCESSING = amint.Preprocessing(size=(32, 32), channels=1, mean=(0.3,), std=(0.4,))
 
 Progress = Callable[[str, int, int], None]
-Done = Callable[[int], None]
+Done = Callable[..., None]
 
 
 def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
@@ -68,10 +68,8 @@ def run_demo(out: Path, *, seed: int = 0, progress: Progress | None = None) -> d
         network, external=x[external], split="entry", balance=amint.Weighted(mint=1), ratio=RATIO, seed=seed
     )
     _train(network, x[members], labels[members], _stage(show, "audited network"), audit)
-    done = _stage(show, "its head alone", HEAD_EPOCHS)
-    audit.train_head(
-        x[members], epochs=HEAD_EPOCHS, batch_size=BATCH, seed=seed, progress=lambda epoch, _loss: done(epoch)
-    )
+    alone = _stage(show, "its head alone", HEAD_EPOCHS)
+    audit.train_head(x[members], epochs=HEAD_EPOCHS, batch_size=BATCH, seed=seed, progress=alone)
 
     registered = _registered(plain, x, members, external, seed, _stage(show, "registration afterwards", ALL_EPOCHS))
     # Rows are sorted, and neighbours come from one writer: every other row gives two halves that are alike.
@@ -160,13 +158,13 @@ def _registered(
         ratio=RATIO,
         batch_size=BATCH,
         seed=seed,
-        progress=lambda epoch, _loss: done(epoch),
+        progress=done,
     )
 
 
 def _stage(show: Progress, stage: str, epochs: int = EPOCHS) -> Done:
     show(stage, 0, epochs)
-    return lambda done: show(stage, done, epochs)
+    return lambda done, _loss=0.0: show(stage, done, epochs)
 
 
 def _accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:

@@ -28,15 +28,14 @@ _CPU_HAS_BFLOAT16 = bool(_CPU.get("avx512_bf16"))
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """The matrix ``[m, n]`` with its singular values moved to between 0.5 and 1.5 by Newton-Schulz iterations."""
-    halved = _CPU_HAS_BFLOAT16 and matrix.device.type == "cpu"
-    wide = matrix.to(torch.bfloat16 if halved else torch.float32)
-    wide = wide if wide.shape[0] <= wide.shape[1] else wide.T
+    halved, tall = _CPU_HAS_BFLOAT16 and matrix.device.type == "cpu", matrix.shape[0] > matrix.shape[1]
+    wide = (matrix.T if tall else matrix).to(torch.bfloat16 if halved else torch.float32)
     wide = wide / wide.norm().clamp_min(1e-7)
     first, third, fifth = _QUINTIC
     for _ in range(_ITERATIONS):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), wide, beta=first)
-    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).float()
+    return (wide.T if tall else wide).float()
 
 
 class Muon(torch.optim.Optimizer):
@@ -63,9 +62,10 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                gradient = p.grad.float()
-                held = self.state[p].setdefault("momentum", torch.zeros_like(gradient))
-                held.mul_(group["momentum"]).add_(gradient)
+                gradient, state = p.grad.float(), self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(gradient)
+                held = state["momentum"].mul_(group["momentum"]).add_(gradient)
                 update = orthogonalised(gradient + group["momentum"] * held)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(group["lr"] * _LIKE_ADAMW * max(p.shape) ** 0.5 * update)

@@ -44,11 +44,11 @@ def train(
     averaged: float = 0.0,
     of_head: HeadOptimizers = amint.head_optimizers,
 ) -> None:
-    """The usual loop; with an audit the task trains on augmented images and the head, by ``of_head``, sees plain ones.
+    """The usual loop; with an audit the task trains on augmented images, and the head sees the plain ones.
 
-    The layers that a head reads may have a rate of their own; without an audit every layer learns at the usual rate.
-    With ``averaged``, the network and the head end with running averages of their weights, of which each step leaves
-    that share.
+    The head learns with the optimizers that ``of_head`` makes. The layers that it reads may have a rate of their own;
+    without an audit every layer learns at the usual rate. With ``averaged``, the network and the head end with running
+    averages of their weights, of which each step leaves that share.
     """
     head = [] if audit is None else list(audit.head.parameters())
     own = set(head)
