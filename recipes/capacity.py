@@ -31,6 +31,7 @@ import amint
 from amint.datasets import digits, mnist
 from amint.metrics import auroc, auroc_interval, tpr_at_fpr, tpr_at_fpr_interval
 
+LR = 4e-3
 COLUMNS = ("parameters", "members", "bits needed\na parameter", "bits shown\na parameter", "AUROC", "TPR at\n1 % FPR")
 
 
@@ -41,16 +42,22 @@ def network() -> nn.Module:
 
 
 def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, audit: amint.Auditable | None = None) -> None:
-    """The usual loop, with the learning rate and schedule of ``amint.register``."""
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=4e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    """The usual loop, with the learning rate, optimizers and schedule of ``amint.register``."""
+    own = set() if audit is None else set(audit.head.parameters())
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([p for p in model.train().parameters() if p not in own], lr=LR)
+    ]
+    optimizers += [] if audit is None else amint.head_optimizers(audit.head, LR)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, epochs) for each in optimizers]
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(64):
             task = F.cross_entropy(model(x[rows]), y[rows])
-            optimizer.zero_grad()
+            model.zero_grad()
             (task if audit is None else audit.loss(task)).backward()
-            optimizer.step()
-        schedule.step()
+            for optimizer in optimizers:
+                optimizer.step()
+        for schedule in schedules:
+            schedule.step()
     model.eval()
 
 
@@ -97,7 +104,7 @@ def main(
         sized = options | {"head": amint.HeadSize(width=width)}
         train(model, x[task], y[task], 3)
         if kind == "frozen":
-            audit = amint.register(model, x[inside], epochs=epochs, lr=4e-3, **sized)
+            audit = amint.register(model, x[inside], epochs=epochs, lr=LR, **sized)
         else:
             audit = joint = amint.attach(model, balance=amint.Weighted(), **sized)
             train(model, x[inside], y[inside], epochs, joint)

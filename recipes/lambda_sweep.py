@@ -1,7 +1,8 @@
-"""Task against audit: the weight of the MINT loss over five decades, and balances that avoid conflicts.
+"""Task against audit: the weight of the MINT loss over six decades, and balances that avoid conflicts.
 
     python recipes/lambda_sweep.py --data-root DATA            # CIFAR-10, see recipes/cifar10.py
     python recipes/lambda_sweep.py --data-root DATA --seeds 3 --only "lambda 1" upgrad
+    python recipes/lambda_sweep.py --data-root DATA --split output --no-hard-negatives --ratio 1
 
 Every point is a network of its own, trained with the same budget. On the Pareto front nothing is better in both
 figures; its knee is the point furthest above the line between the front's ends, both axes scaled to 0..1.
@@ -27,7 +28,7 @@ from spread import show
 
 import amint
 
-WEIGHTS = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
+WEIGHTS = (0.01, 0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 # The first cannot exceed 0.975 by much: its threshold lets 5 % of unseen images pass.
 FIGURES = {"balanced_accuracy": "balanced accuracy", "tpr_at_fpr_0.001": "TPR at 0.1 % FPR"}
 AVERSE = ("upgrad", "cagrad", "pcgrad", "mgda", "imtl_g", "aligned_mtl", "nash_mtl")

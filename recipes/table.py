@@ -74,13 +74,14 @@ def main(
     batch: int | None = None,
     epochs: int | None = None,
     head_epochs: int | None = None,
+    trunk_gradient: float | None = None,
 ) -> None:
     """Train, measure and print every row; save those of a data set together as table.json.
 
     What is None is as recipes/grid.py has it. The exit status is 1 if a row is missing.
     """
-    told = {"members": members, "external": external, "calibration": calibration, "side": side}
-    told |= {"batch": batch, "epochs": epochs, "head_epochs": head_epochs}
+    told: dict[str, Any] = {"members": members, "external": external, "calibration": calibration, "side": side}
+    told |= {"batch": batch, "epochs": epochs, "head_epochs": head_epochs, "trunk_gradient": trunk_gradient}
     changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     changes |= {"data_root": data_root, "seed": seed, "device": device, "smoke": smoke}
     uses = [(name, settings(name, one, where, changes, out)) for where in split for name in data for one in arch]

@@ -152,12 +152,13 @@ def test_faces_from_folders_records_and_orl(kind, tmp_path, request):
 @pytest.mark.slow
 def test_a_table_goes_on_where_it_was_and_past_rows_that_fail(data_root, tmp_path):
     options = ["--data-root", data_root, "--arch", "mobilenetv1_100", "--split", "entry", "nowhere", "--workers", "2"]
+    options += ["--trunk-gradient", "0.5"]
     command = [sys.executable, RECIPES / "table.py", "--smoke", "--out", tmp_path, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "nowhere failed: SplitError" in " ".join(done.stderr.split())
     [row] = json.loads(next((tmp_path / "cifar10").rglob("table.json")).read_text())
-    assert (row["split"], row["head_epochs"], row["batch"]) == ("entry", 1, 16)
+    assert (row["split"], row["head_epochs"], row["batch"], row["trunk_gradient"]) == ("entry", 1, 16, 0.5)
     printed = " ".join(done.stdout.split())
     assert "1 of 2 rows" in printed
     assert "scaled" in printed

@@ -400,6 +400,16 @@ def test_tables_have_the_papers_size_unless_less_is_asked_for(data):
     assert grid.settings(data, "vit_small_patch16_224", "entry", {}, Path("out")).lr < use.lr or data == "casia_webface"
 
 
+def test_only_where_the_output_is_tapped_does_a_table_let_the_mint_gradient_into_the_network():
+    import grid
+
+    shares = {name: grid.settings("cifar10", "resnet50", name, {}, Path("out")).trunk_gradient for name in grid.SPLITS}
+    assert shares == {"entry": 0, "middle": 0, "output": 1}
+    for split in grid.SPLITS:
+        told = grid.settings("cifar10", "resnet50", split, {"trunk_gradient": 0.3}, Path("out"))
+        assert told.trunk_gradient == 0.3
+
+
 @pytest.mark.parametrize("orl", [True, False])
 def test_other_faces_are_not_set_beside_the_papers(orl, monkeypatch, tmp_path):
     import casia_webface
