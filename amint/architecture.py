@@ -70,6 +70,11 @@ class Architecture:
             model = self._constructor(allow_import)(**self.arguments)
         except BundleError:
             raise
+        except ModuleNotFoundError as error:
+            raise BundleError(
+                f"cannot build {self.library}/{self.name}: {error}. Install it, or name its folder in the "
+                "environment variable PYTHONPATH (PYTHONPATH=. for the current one)"
+            ) from error
         except Exception as error:
             raise BundleError(
                 f"cannot build {self.library}/{self.name} with {dict(self.arguments)}: {error}"

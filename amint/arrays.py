@@ -42,6 +42,12 @@ def samples_needed(rate: float) -> int:
     return n - 1 if n > 1 and 1 / (n - 1) <= rate else n
 
 
+def rounded_up(rate: float) -> float:
+    """``rate`` > 0 to three digits, and not below it: a limit to be typed."""
+    scale = 10.0 ** (2 - math.floor(math.log10(rate)))
+    return math.ceil(rate * scale) / scale
+
+
 def label_array(is_member: ArrayLike) -> NDArray[np.bool_]:
     """``is_member`` as a bool array ``[n]``. Raises UsageError unless it is one-dimensional bool or 0/1."""
     raw = np.asarray(is_member)

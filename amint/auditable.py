@@ -105,10 +105,11 @@ class Auditable(Audit):
         self._reach.confirm()
         total = combined(task, mint)
         if not bool(torch.isfinite(total)):
-            raise NonFiniteError(what_is_not_finite(task, mint, logits, members, views))
+            raise NonFiniteError(what_is_not_finite(task, mint, logits.mean(dim=1), members, views))
         self.accounting.loss()
         self.last = StepLosses(task.detach(), mint.detach(), total.detach())
-        self.history.add(task_loss=task, mint_loss=mint, mint_accuracy=balanced_accuracy(logits, members + views))
+        found = balanced_accuracy(logits.mean(dim=1), members + views)
+        self.history.add(task_loss=task, mint_loss=mint, mint_accuracy=found)
         self.facts["steps"] += 1
         return total
 
@@ -274,4 +275,4 @@ class Auditable(Audit):
 
     def _read(self, maps: Sequence[Tensor], members: int) -> None:
         scaled = [scaled_gradient(x, self._trunk_gradient) for x in maps]
-        self._step = (self.head(self._reach.watch(scaled)), members, self._views)
+        self._step = (self.head.each(self._reach.watch(scaled)), members, self._views)

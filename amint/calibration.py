@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from amint.arrays import Floats, samples_needed, score_array
+from amint.arrays import Floats, rounded_up, samples_needed, score_array
 from amint.errors import AlphaError, UsageError
 from amint.ranksum import rank_sum_p
 from amint.set_tests import welch_p
@@ -78,7 +78,7 @@ class Calibration:
             raise AlphaError(
                 f"alpha={alpha:g} is out of reach with {n} calibration samples: no p-value can be smaller than "
                 f"1/{n + 1} = {self.smallest_p:.3g}. Use at least {samples_needed(alpha) - 1} calibration samples, "
-                f"or an alpha of 1/{n + 1} or more."
+                f"or an alpha of {rounded_up(self.smallest_p):g} or more."
             )
 
     def threshold(self, alpha: float) -> float:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-__all__ = ["NOT_SIGNED", "Control", "Outcome", "Provenance", "SetTest", "bound_level", "lacks_files", "without_files"]
+__all__ = [
+    "NOT_SIGNED",
+    "UNKNOWN_SIGNER",
+    "Control",
+    "Outcome",
+    "Provenance",
+    "SetTest",
+    "bound_level",
+    "lacks_files",
+    "without_files",
+]
 
 Outcome = Literal["passed", "failed", "not checked"]
 # What a provenance says of a bundle without a signature.
 NOT_SIGNED = "The bundle is not signed."
+# How it ends for one that is signed, if nobody said by whom it must be.
+UNKNOWN_SIGNER = "whose that is was not checked."
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def train_head(
                 views = mixture.views(x)
                 audit.ledger.add("members", x)
                 audit.ledger.add("external", rows[0])
-                logits = audit.head(prefix(audit.backbone, audit.taps, torch.cat([x, views, *rows])))
+                logits = audit.head.each(prefix(audit.backbone, audit.taps, torch.cat([x, views, *rows])))
                 loss = membership_loss(logits, len(x) + len(views))
                 if not bool(torch.isfinite(loss)):
                     raise NonFiniteError(
@@ -78,7 +78,7 @@ def train_head(
                 loss.backward()
                 for optimizer in optimizers:
                     optimizer.step()
-                history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits, len(x) + len(views)))
+                history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits.mean(dim=1), len(x) + len(views)))
                 losses.append(loss.item())
         if not losses:
             raise UsageError(

@@ -4,13 +4,16 @@ One branch a tap (convolution or dense layer, then adaptive max pooling and a de
 by two dense layers. Max pooling asks "is this detail anywhere near here?", which is what recognising one image needs;
 a head that flattens the maps instead was far worse.
 
+Several heads that learn apart agree on what they were taught and differ on what they were not, so that their mean knows
+strangers better than one of them does.
+
 Source: aMINT (arXiv 2509.07879), section 3 and its published setups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +37,7 @@ __all__ = [
 
 _POSITION_AXES: dict[Layout, int] = {"channels_first": 2, "channels_last": 2, "tokens": 1, "vector": 0}
 _MOST_UNITS = 65_536
+_MOST_HEADS = 64
 _MOST_PARAMETERS = 2**28
 
 
@@ -45,20 +49,25 @@ class HeadSize:
         width: channels after a branch's first layer; None for as many as the tap has, between 32 and 128.
         pool: side of the pooled map (maps: pool x pool cells; tokens: pool**2 cells).
         hidden: units of the dense layers.
+        ensemble: so many heads of that size learn apart, each from initial weights of its own; the score is the mean of
+            their logits.
 
     Raises:
-        UsageError: a size is no whole number from 1 to 65,536.
+        UsageError: a size is no whole number from 1 to 65,536, or the ensemble none from 1 to 64.
     """
 
     width: int | None = None
     pool: int = 4
     hidden: int = 128
+    ensemble: int = 1
 
     def __post_init__(self) -> None:
         sizes = {name: size for name, size in asdict(self).items() if size is not None}
         wrong = {name: size for name, size in sizes.items() if type(size) is not int or not 0 < size <= _MOST_UNITS}
         if wrong:
             raise UsageError(f"the sizes of a head are whole numbers from 1 to {_MOST_UNITS:,}, got {wrong}")
+        if self.ensemble > _MOST_HEADS:
+            raise UsageError(f"an ensemble has at most {_MOST_HEADS} heads, got {self.ensemble}")
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,14 @@ class HeadConfig:
 
     Attributes:
         taps: what each branch reads, shallow to deep.
-        width, pool, hidden: as in :class:`HeadSize`; the width has one entry a tap.
+        width, pool, hidden, ensemble: as in :class:`HeadSize`; the width has one entry a tap.
     """
 
     taps: tuple[TapSpec, ...]
     width: tuple[int, ...]
     pool: int
     hidden: int
+    ensemble: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings."""
@@ -90,18 +100,20 @@ class HeadConfig:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> HeadConfig:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`; descriptions that were written before there were ensembles have one head.
 
         Raises:
             UsageError: a field is missing, unknown or of the wrong type, or the head would be absurdly large.
         """
         try:
+            data = {"ensemble": 1, **data}
             taps = tuple(TapSpec(**{**tap, "positions": tuple(tap["positions"])}) for tap in data["taps"])
             config = HeadConfig(**{**data, "taps": taps, "width": tuple(data["width"])})
             axes = all(len(tap.positions) == _POSITION_AXES[tap.layout] for tap in taps)
-            sizes = [*config.width, config.pool, config.hidden]
+            sizes = [*config.width, config.pool, config.hidden, config.ensemble]
             sizes += [size for tap in taps for size in (tap.channels, *tap.positions)]
             sound = all(type(size) is int and 0 < size <= _MOST_UNITS for size in sizes)
+            sound = sound and config.ensemble <= _MOST_HEADS
             if not (taps and axes and sound and set(data) == set(asdict(config))):
                 raise ValueError(data)
             with torch.device("meta"):
@@ -130,7 +142,7 @@ def head_config(points: Sequence[TapPoint], size: HeadSize | None = None) -> Hea
         positions = point.shape[1:] if point.layout == "channels_first" else point.shape[:-1]
         taps.append(TapSpec(point.layout, point.shape[channel_axis], positions))
     width = tuple(size.width or min(128, max(32, tap.channels)) for tap in taps)
-    return HeadConfig(tuple(taps), width, size.pool, size.hidden)
+    return HeadConfig(tuple(taps), width, size.pool, size.hidden, size.ensemble)
 
 
 def new_head(
@@ -168,12 +180,18 @@ class MintHead(nn.Module):
         self.branches = nn.ModuleList(_Branch(tap, width, config) for tap, width in branches)
         joined = config.hidden * len(config.taps)
         self.join = nn.Sequential(nn.Linear(joined, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
+        one = replace(config, ensemble=1)
+        self.others = nn.ModuleList(MintHead(one) for _ in range(config.ensemble - 1))
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """One logit a sample, ``[n]``."""
+    def each(self, maps: Sequence[Tensor]) -> Tensor:
+        """One logit a sample and head, ``[n, ensemble]``: each head has to answer for itself while it learns."""
         features = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         logits: Tensor = self.join(torch.cat(features, dim=1)).squeeze(1)
-        return logits.float()
+        return torch.stack([logits.float(), *(head(maps) for head in self.others)], dim=1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """One logit a sample, ``[n]``: the mean of the ensemble's."""
+        return self.each(maps).mean(dim=1)
 
 
 class _Branch(nn.Module):

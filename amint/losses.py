@@ -25,8 +25,8 @@ def membership_loss(logits: Tensor, members: int) -> Tensor:
     """Binary cross-entropy of membership logits, members and non-members weighted alike.
 
     Args:
-        logits: ``[n]``, the members' first.
-        members: how many of them are members, between 1 and n - 1.
+        logits: ``[n]`` or ``[n, heads]``, the members' first.
+        members: how many rows are members, between 1 and n - 1.
 
     Returns:
         A scalar: the mean of the members' mean loss and the others' mean loss (the MINT loss of arXiv 2509.07879,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amint.findings import NOT_SIGNED, lacks_files
+from amint.findings import NOT_SIGNED, UNKNOWN_SIGNER, lacks_files
 
 if TYPE_CHECKING:
     from amint.evidence import Verdict
@@ -50,7 +50,8 @@ def _more_samples(verdict: Verdict) -> list[str]:
         return ["Ask the owner for audit.evaluate, which says how many samples a verdict on this model takes."]
     needed, counted = verdict.power.get("needed") or 0, verdict.counted
     if needed > counted:
-        return [f"Submit more samples of the same origin: {counted:,} were judged, and it takes about {needed:,}."]
+        judged = f"{counted:,} {'was' if counted == 1 else 'were'} judged"
+        return [f"Submit more samples of the same origin: {judged}, and it takes about {needed:,}."]
     return []
 
 
@@ -62,6 +63,11 @@ def _origin(verdict: Verdict) -> list[str]:
         )
     if origin.bundle_sha256 is not None and origin.signature == NOT_SIGNED:
         steps.append("The bundle is not signed: make sure of its SHA-256 by another way than the one it came.")
+    if origin.signature.endswith(UNKNOWN_SIGNER):
+        steps.append(
+            "Anybody can sign a bundle, a changed one too: get the signer's public key by another way than the bundle "
+            "came, and pass it (--public-key, public_key=)."
+        )
     if origin.commitment is None:
         steps.append("Nothing was committed to before training: who was calibration data is the owner's word alone.")
     return steps

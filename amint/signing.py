@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from amint.errors import BundleError, InputError, UsageError
-from amint.findings import NOT_SIGNED
+from amint.findings import NOT_SIGNED, UNKNOWN_SIGNER
 from amint.regular_files import read_regular
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class SignatureStatus:
         if self.public_key is None:
             return NOT_SIGNED
         if self.state == "self-signed":
-            return f"The bundle is signed with the key {self.public_key}; whose that is was not checked."
+            return f"The bundle is signed with the key {self.public_key}; {UNKNOWN_SIGNER}"
         return f"The bundle is signed with the expected key {self.public_key}."
 
 
@@ -92,9 +92,9 @@ def read_private_key(path: str | Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{path} is not an unencrypted private key in PEM; make one with new_key") from error
+        raise InputError(f"{path} is not an unencrypted private key in PEM; make one with amint keygen") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path} holds a key of another kind than Ed25519; make one with new_key")
+        raise InputError(f"{path} holds a key of another kind than Ed25519; make one with amint keygen")
     return key
 
 

@@ -58,6 +58,7 @@ def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
         "trunk gradient 0, losses as they are": Audited({"trunk_gradient": 0.0}),
         "trunk gradient 0.3": Audited({"trunk_gradient": 0.3}),
         "head twice as wide": Audited(attach={"head": replace(head, width=2 * max(widths), hidden=2 * head.hidden)}),
+        "two heads that learn apart": Audited(attach={"head": replace(head, ensemble=2)}),
         "head that pools to 2 x 2": Audited(attach={"head": replace(head, pool=2)}),
         "head that pools to 8 x 8": Audited(attach={"head": replace(head, pool=8)}),
         "no label smoothing": Audited({"label_smoothing": 0.0}),

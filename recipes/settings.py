@@ -52,6 +52,7 @@ class Settings:
     head_width: int | None = None
     head_pool: int = 4
     head_hidden: int = 128
+    head_ensemble: int = 1
     head_epochs: int = 0
     label_smoothing: float = 0.1
     augment: bool = True
@@ -95,7 +96,7 @@ class Settings:
         Raises:
             UsageError: a size that no head can have.
         """
-        return amint.HeadSize(self.head_width, self.head_pool, self.head_hidden)
+        return amint.HeadSize(self.head_width, self.head_pool, self.head_hidden, self.head_ensemble)
 
     def budget(self) -> Self:
         """These settings, or with ``--smoke`` a few rows, one epoch and a small network: does everything run?"""

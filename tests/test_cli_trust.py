@@ -19,12 +19,19 @@ def run(*arguments):
     return 0
 
 
+def bundle_under(commitment, path):
+    """A bundle whose model was trained under this commitment, or under none."""
+    audit = audit_of(ToyNet())
+    audit.facts |= {} if commitment is None else {"commitment": commitment.public()}
+    return audit.save(path, preprocessing=PREPROCESSING, architecture=TOY)
+
+
 @pytest.fixture
 def owner(tmp_path):
     """A bundle, a folder of members and their commitment."""
     folder = write_pictures(tmp_path / "members", 5)
-    bundle = audit_of(ToyNet()).save(tmp_path / "a.amint", preprocessing=PREPROCESSING, architecture=TOY)
     commitment = amint.commit(members=tensors_of(folder))
+    bundle = bundle_under(commitment, tmp_path / "a.amint")
     commitment.save(tmp_path / "private.json")
     commitment.publish(tmp_path / "public.json")
     return tmp_path, bundle, folder, commitment
@@ -37,8 +44,24 @@ def test_one_sample_is_proved_and_another_is_not(owner, capsys):
     for public in (place / "public.json", commitment.root):
         assert run("check-proof", public, proof, bundle, folder / "002.png") == 0
         assert run("check-proof", public, proof, bundle, folder / "003.png") == 1
-    assert "does not hold" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "does not hold" in printed
+    assert "with the role 'members'" in printed
+    assert "names no commitment" not in printed
     assert str(folder) not in proof.read_text()
+
+
+def test_a_proof_says_whether_the_bundle_belongs_to_it(owner, capsys):
+    place, bundle, folder, commitment = owner
+    asked = ("check-proof", place / "public.json", place / "proof.json")
+    assert run("prove", place / "private.json", bundle, folder / "002.png", place / "proof.json") == 0
+    assert run(*asked, bundle_under(None, place / "none.amint"), folder / "002.png") == 0
+    assert "The bundle names no commitment" in capsys.readouterr().out
+    other = amint.commit(members=tensors_of(folder)[:3])
+    assert run(*asked, bundle_under(other, place / "other.amint"), folder / "002.png") == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"another commitment, {other.root}: not under {commitment.root}" in printed
+    assert "The proof holds" not in printed
 
 
 def test_a_stranger_cannot_be_proved(owner, capsys):

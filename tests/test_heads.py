@@ -19,6 +19,7 @@ from amint.heads import (
     new_head,
     parameter_share,
 )
+from amint.losses import membership_loss
 from amint.split import TapPoint
 
 POINTS = {
@@ -228,6 +229,47 @@ def test_the_size_of_a_head_is_a_choice():
     assert set(large.config.width) == {96}
     assert (large.config.pool, large.config.hidden) == (2, 40)
     assert HeadConfig.from_json(large.config.to_json()) == large.config != default.config
+
+
+def test_the_heads_of_an_ensemble_start_apart_and_score_by_their_mean():
+    backbone, example = model(), torch.randn(2, 1, 8, 8)
+    _, alone, _ = new_head(backbone, "entry", example, seed=5)
+    points, three, _ = new_head(backbone, "entry", example, seed=5, size=HeadSize(ensemble=3))
+    maps = [torch.randn(4, *point.shape) for point in points]
+    each = three.each(maps)
+    assert each.shape == (4, 3)
+    assert alone.each(maps).shape == (4, 1)
+    torch.testing.assert_close(three(maps), each.mean(1))
+    torch.testing.assert_close(each[:, 0], alone(maps))
+    assert not torch.allclose(each[:, 1], each[:, 2])
+    assert sum(p.numel() for p in three.parameters()) == 3 * sum(p.numel() for p in alone.parameters())
+
+
+def test_every_head_of_an_ensemble_learns_from_its_own_answers_alone():
+    points, pair, _ = new_head(model(), "entry", torch.randn(2, 1, 8, 8), seed=5, size=HeadSize(ensemble=2))
+    maps = [torch.randn(6, *point.shape) for point in points]
+    membership_loss(pair.each(maps), 3).backward()
+    (second,) = pair.others
+    got = [p.grad.clone() for p in second.parameters()]
+    pair.zero_grad()
+    (membership_loss(second(maps), 3) / 2).backward()
+    for gradient, p in zip(got, second.parameters(), strict=True):
+        torch.testing.assert_close(gradient, p.grad)
+
+
+def test_a_description_from_before_there_were_ensembles_has_one_head():
+    described = head_for("channels_first").config.to_json()
+    assert described.pop("ensemble") == 1
+    assert HeadConfig.from_json(described).ensemble == 1
+
+
+@pytest.mark.parametrize("ensemble", [0, -1, 65, 1.0, True])
+def test_descriptions_of_impossible_ensembles_are_refused(ensemble):
+    with pytest.raises(UsageError):
+        HeadSize(ensemble=ensemble)
+    described = head_for("channels_first").config.to_json() | {"ensemble": ensemble}
+    with pytest.raises(UsageError, match="not a description of a MINT head"):
+        HeadConfig.from_json(described)
 
 
 @pytest.mark.parametrize("sizes", [{"width": 0}, {"pool": 1.5}, {"hidden": -3}, {"hidden": True}, {"width": 10**6}])

@@ -6,6 +6,7 @@ from test_evidence import verdict
 from amint.evidence import Control, Provenance, SetTest
 from amint.findings import without_files
 from amint.next_steps import next_steps
+from amint.signing import SignatureStatus
 
 POWER = {"needed": 200}
 SAVED = Provenance(bundle_sha256="ab", weights_sha256="cd", method="active", signature="The bundle is not signed.")
@@ -26,9 +27,17 @@ def test_a_bundle_is_to_be_compared_with_the_model_in_use():
     assert "SHA-256" not in told(verdict()), "a model in memory has none"
 
 
+def test_a_signature_by_nobody_knows_whom_is_no_signature():
+    by_anybody = replace(SAVED, signature=SignatureStatus("self-signed", "ab" * 32).sentence())
+    by_the_owner = replace(SAVED, signature=SignatureStatus("valid", "ab" * 32).sentence())
+    assert "Anybody can sign a bundle" in told(verdict(), provenance=by_anybody)
+    assert "sign" not in told(verdict(), provenance=by_the_owner)
+
+
 def test_too_few_samples():
     few = verdict("no evidence", 0.4, judged=37)
     assert "37 were judged, and it takes about 200" in told(few, power=POWER)
+    assert "1 was judged, and it takes" in told(verdict("no evidence", 0.4, judged=1), power=POWER)
     assert "more samples" not in told(few, power={"needed": 30})
     assert "more samples" not in told(few, power={"needed": None})
     assert "audit.evaluate" in told(few)

@@ -61,6 +61,7 @@ def bundle_table(held: Bundle) -> Table:
     sizes = [sum(t.numel() for t in weights.values()) for weights in (held.model_weights, held.head_weights)]
     rows = [
         ("bundle SHA-256", held.sha256),
+        ("signature", held.signature.sentence()),
         ("weights SHA-256", manifest["files"]["model.safetensors"]),
         ("created", manifest["created"]),
         ("libraries", ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items())),

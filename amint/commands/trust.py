@@ -42,7 +42,7 @@ def prove(private: Path, bundle: Path, image: Path, out: Path, /, *, place: int 
 
 
 def check_proof(public: str, proof: Path, bundle: Path, image: Path, /) -> None:
-    """Check a proof from amint prove; exits with status 1 if it does not hold.
+    """Check a proof from amint prove; exits with status 1 if it does not hold, or the bundle names another root.
 
     Parameters
     ----------
@@ -51,20 +51,29 @@ def check_proof(public: str, proof: Path, bundle: Path, image: Path, /) -> None:
     proof
         The proof.
     bundle
-        The audit bundle, whose preprocessing turns the image into the model's input.
+        The audit bundle, whose preprocessing turns the image into the model's input, and which names the commitment
+        that its model was trained under.
     image
         The image.
     """
+    from amint.bundle import read
     from amint.commitments import Proof, read_public
     from amint.commitments import check_proof as holds
 
     is_root = re.fullmatch(r"[0-9a-f]{64}", public) is not None
     known = public if is_root else read_public(public)
-    if holds(known, Proof.load(proof), _input(bundle, image)):
-        say("The proof holds: this image was among the samples committed to, in the role that the proof names.")
-        return
-    say("The proof does not hold: image, proof and commitment do not belong together.", style="bold red")
-    sys.exit(1)
+    shown = Proof.load(proof)
+    if not holds(known, shown, _input(bundle, image)):
+        say("The proof does not hold: image, proof and commitment do not belong together.", style="bold red")
+        sys.exit(1)
+    root = known if isinstance(known, str) else known["root"]
+    named = read(bundle).manifest["facts"].get("commitment", {}).get("root")
+    if named not in (None, root):
+        say(f"The bundle's model was trained under another commitment, {named}: not under {root}.", style="bold red")
+        sys.exit(1)
+    say(f"The proof holds: this image was among the samples committed to, with the role {shown.role!r}.")
+    if named is None:
+        say("The bundle names no commitment: nothing ties its model to this one.", style="yellow")
 
 
 def keygen(path: Path, /) -> None:
