@@ -49,6 +49,11 @@ class Architecture:
             raise UsageError(f"library must be one of {', '.join(_LIBRARIES)}, got {self.library!r}")
         if self.library == "import" and self.name.count(":") != 1:
             raise UsageError(f'an import path looks like "mypackage.models:Net", got {self.name!r}')
+        if self.library == "import" and self.name.startswith("__main__:"):
+            raise UsageError(
+                f"{self.name} can be imported by this script alone, and not by whoever verifies; move the class or "
+                "function into a module, and name that"
+            )
         loading = sorted(_LOADING & set(self.arguments))
         if self.library != "import" and loading:
             raise UsageError(f"an architecture says nothing about weights; leave out the arguments {loading}")

@@ -151,6 +151,11 @@ def test_import_paths_look_like_import_paths(name):
         Architecture("import", name)
 
 
+def test_what_only_the_running_script_can_import_is_refused():
+    with pytest.raises(UsageError, match="move the class or function into a module"):
+        Architecture("import", "__main__:Net")
+
+
 @pytest.mark.parametrize(
     "allowed",
     [

@@ -189,7 +189,7 @@ def test_the_papers_figures_stand_below_rows_of_its_size_only(capsys):
 def test_the_sweep_tries_every_balance_and_plots_the_front(data_root, tmp_path):
     printed = ran("lambda_sweep", tmp_path, "--data-root", data_root)
     found = json.loads((tmp_path / "lambda_sweep.json").read_text())
-    assert len(found) == 17
+    assert len(found) == 18
     assert all("".join(name.split()) in "".join(printed.split()) for name in ("lambda 0.1", "upgrad", "gradnorm"))
     with Image.open(tmp_path / "lambda_sweep.png") as plot:
         assert min(plot.size) > 300
