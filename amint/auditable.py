@@ -103,13 +103,12 @@ class Auditable(Audit):
             raise UsageError(f"audit.loss() needs one scalar loss, got shape {tuple(task.shape)}; average it first")
         mint = membership_loss(logits, members + views)
         self._reach.confirm()
-        total = combined(task, mint)
+        total, scores = combined(task, mint), logits.mean(dim=1)
         if not bool(torch.isfinite(total)):
-            raise NonFiniteError(what_is_not_finite(task, mint, logits.mean(dim=1), members, views))
+            raise NonFiniteError(what_is_not_finite(task, mint, scores, members, views))
         self.accounting.loss()
         self.last = StepLosses(task.detach(), mint.detach(), total.detach())
-        found = balanced_accuracy(logits.mean(dim=1), members + views)
-        self.history.add(task_loss=task, mint_loss=mint, mint_accuracy=found)
+        self.history.add(task_loss=task, mint_loss=mint, mint_accuracy=balanced_accuracy(scores, members + views))
         self.facts["steps"] += 1
         return total
 

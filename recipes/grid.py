@@ -24,7 +24,8 @@ MODULES: dict[str, Any] = {
 SPLITS = ("entry", "middle", "output")
 # Steps of 256 members keep a GPU busy. Early layers tell images apart unasked: there the MINT gradient in the network
 # costs its task something, and the head learns as well without it.
-STEPS: dict[str, Any] = {"data_root": Path(), "batch": 256, "ratio": 1.0, "trunk_gradient": 0.0, "head_lr": 3e-3}
+STEPS: dict[str, Any] = {"data_root": Path(), "batch": 256, "ratio": 1.0, "lambda_": 1.0, "head_lr": 3e-3}
+STEPS |= {"trunk_gradient": 0.0}
 # Tens of thousands of members need a larger head, whose steps cost a CPU several times as much, a GPU hardly more.
 MANY = 10_000
 LARGE: dict[str, Any] = {"head_hidden": 1024}
@@ -51,7 +52,7 @@ ARCHS: dict[str, dict[str, dict[str, Any]]] = {
     "efficientnet_b0": {},
 }
 # What deep layers tell of an image the network must be made to keep, and they no longer tell it from its mirror image.
-SPLIT: dict[str, dict[str, Any]] = {"output": {"trunk_gradient": 1.0, "lambda_": 1.0, "hard_negatives": False}}
+SPLIT: dict[str, dict[str, Any]] = {"output": {"trunk_gradient": 1.0, "hard_negatives": False}}
 
 
 def settings(data: str, arch: str, split: str, changes: Mapping[str, Any], out: Path) -> Settings:

@@ -406,8 +406,8 @@ def test_only_where_the_output_is_tapped_does_a_table_let_the_mint_gradient_into
     shares = {name: grid.settings("cifar10", "resnet50", name, {}, Path("out")).trunk_gradient for name in grid.SPLITS}
     assert shares == {"entry": 0, "middle": 0, "output": 1}
     for split in grid.SPLITS:
-        told = grid.settings("cifar10", "resnet50", split, {"trunk_gradient": 0.3}, Path("out"))
-        assert told.trunk_gradient == 0.3
+        told = grid.settings("gtsrb", "resnet50", split, {"trunk_gradient": 0.3}, Path("out"))
+        assert (told.trunk_gradient, told.lambda_) == (0.3, 1), "a table's own weight, not that of the recipe"
 
 
 @pytest.mark.parametrize("orl", [True, False])

@@ -14,6 +14,8 @@ from amint.errors import InputError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from amint.bundle import Bundle
+
 __all__ = ["bom", "check_proof", "keygen", "prove", "sign"]
 
 
@@ -33,11 +35,12 @@ def prove(private: Path, bundle: Path, image: Path, out: Path, /, *, place: int 
     place
         Which of several equal samples, counted from 0.
     """
+    from amint.bundle import read
     from amint.commitments import Commitment
     from amint.commitments import prove as make
 
     commitment = Commitment.load(private)
-    make(commitment, _input(bundle, image), place=place).save(out)
+    make(commitment, _input(read(bundle), image), place=place).save(out)
     say(f"Wrote {out}. It is checked against the root {commitment.root}.")
 
 
@@ -62,12 +65,11 @@ def check_proof(public: str, proof: Path, bundle: Path, image: Path, /) -> None:
 
     is_root = re.fullmatch(r"[0-9a-f]{64}", public) is not None
     known = public if is_root else read_public(public)
-    shown = Proof.load(proof)
-    if not holds(known, shown, _input(bundle, image)):
+    shown, held = Proof.load(proof), read(bundle)
+    if not holds(known, shown, _input(held, image)):
         say("The proof does not hold: image, proof and commitment do not belong together.", style="bold red")
         sys.exit(1)
-    root = known if isinstance(known, str) else known["root"]
-    named = read(bundle).manifest["facts"].get("commitment", {}).get("root")
+    root, named = shown.public["root"], (held.manifest["facts"].get("commitment") or {}).get("root")
     if named not in (None, root):
         say(f"The bundle's model was trained under another commitment, {named}: not under {root}.", style="bold red")
         sys.exit(1)
@@ -124,13 +126,12 @@ def bom(bundle: Path, out: Path, /, *, public_key: str | None = None) -> None:
     say(f"Wrote {out}.")
 
 
-def _input(bundle: Path, image: Path) -> Tensor:
-    from amint.bundle import read
+def _input(held: Bundle, image: Path) -> Tensor:
     from amint.readers import open_submission
 
-    preprocessing = read(bundle).preprocessing
+    preprocessing = held.preprocessing
     if preprocessing is None:
-        raise UsageError(f"{bundle} does not say how images become inputs; prove tensors with amint.prove")
+        raise UsageError(f"{held.path} does not say how images become inputs; prove tensors with amint.prove")
     reader = open_submission(image, preprocessing, batch_size=1)
     rows: list[Tensor] = [row for batch in reader for row in batch.tensor]
     if len(rows) != 1:
