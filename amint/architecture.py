@@ -145,14 +145,14 @@ def describe(model: nn.Module) -> Architecture | None:
     known = {key: value for key, value in arguments.items() if isinstance(value, int)}
     candidate = Architecture("timm", name, known)
     try:
-        return candidate if not differences(candidate, model) else None
+        with torch.device("meta"):
+            rebuilt = candidate.build()
     except BundleError:
         return None
+    return None if differences(rebuilt, model) else candidate
 
 
-def differences(architecture: Architecture, model: nn.Module, allow_import: Collection[str] = ()) -> list[str]:
-    """Names of the weights in which a description and a model differ, by name or shape."""
-    with torch.device("meta"):
-        rebuilt = architecture.build(allow_import).state_dict()
-    own = model.state_dict()
-    return sorted(k for k in {*own, *rebuilt} if k not in own or k not in rebuilt or own[k].shape != rebuilt[k].shape)
+def differences(rebuilt: nn.Module, model: nn.Module) -> list[str]:
+    """Names of the weights in which two models differ, by name or shape."""
+    own, other = model.state_dict(), rebuilt.state_dict()
+    return sorted(k for k in {*own, *other} if k not in own or k not in other or own[k].shape != other[k].shape)

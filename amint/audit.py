@@ -27,7 +27,7 @@ from amint.heads import MintHead, parameter_share
 from amint.metrics import Measurement, summary
 from amint.preprocessing import Preprocessing
 from amint.reading import Reader, Reading, all_finite
-from amint.rebuilding import described, first_outputs
+from amint.rebuilding import described, first_outputs, lacking
 from amint.records import CalibrationRecords, TrainingRecords, without_copies
 from amint.roles import Ledger
 from amint.split import TapPoint, tap_modules
@@ -145,6 +145,8 @@ class Audit:
             RoleOverlapError: some rows were seen as members or external rows, or committed to as such.
             UsageError: the source yields nothing, or other or more samples than were committed to for this role.
         """
+        if not self._seen()["members"]:
+            _log.warning("the MINT head has seen no member yet: whatever is submitted will look like a stranger to it")
         given = Given(self.ledger, self.committed)
         every = CalibrationRecords.joined(
             [CalibrationRecords.of(x, marks, self.read(x), more) for x, marks, more in given.batches(nonmembers)]
@@ -226,19 +228,15 @@ class Audit:
                 others are loaded into a model that the caller of :func:`load` passes.
 
         Raises:
+            BundleError: no model can be built from the architecture.
             UsageError: not calibrated, or the model changed after it was calibrated, or the architecture or the
                 preprocessing does not describe it, or something else than a bundle is in the way.
         """
         records = self.recorded()
         self.check_unchanged()
         how = described(self.backbone, architecture, self.input_shape)
-        lacking = {
-            "how to build the model (architecture=)": how,
-            "how files become inputs (preprocessing=)": preprocessing,
-        }
-        unsaid = [what for what, said in lacking.items() if said is None]
-        if unsaid:
-            _log.warning("files cannot be verified with %s by itself: it does not say %s", path, " nor ".join(unsaid))
+        if unsaid := lacking(how, preprocessing):
+            _log.warning("files cannot be verified with %s by itself: it does not say %s", path, unsaid)
         return bundle.save(
             path,
             backbone=self.backbone,

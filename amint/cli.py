@@ -238,7 +238,7 @@ def attack(
 
     Members and non-members are folders with a subfolder for each class of the model (numbered by name, or by a file
     classes.txt that lists all), or .npz files with x (float inputs or uint8 images) and y. Writes comparison.json,
-    comparison.csv and report.html. Exits with status 1 if the gate is broken.
+    comparison.csv and report.html. Exits with status 1 if the gate is broken, and with 2 if no attack could run.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def attack(
     allow_import
         Import path of model code that the bundle may run, such as mypackage.models:Net.
     """
-    from amint.commands.attack import run_attack, table_of
+    from amint.commands.attack import run_attack, tell
 
     # As from an empty variable in a script: a gate without limits would let everything pass.
     if fail_above is not None and not fail_above:
@@ -279,23 +279,8 @@ def attack(
             allow_import=allow_import,
             progress=console.stages(bar),
         )
-    found = done.comparison
-    if found.warning():
-        console.say(found.warning(), style="bold red")
-    if found.ranked:
-        console.out.print(table_of(found, console.out.width))
-    for result in found.not_run:
-        console.say(f"{result.name} could not run: {result.reason}", style="dim")
-    console.say(found.sentence(), style="bold")
-    for line in (found.epsilon_sentence(), *found.notes):
-        console.say(line)
-    if done.rejected:
-        console.say(f"{done.rejected} files could not be read and were left out.")
-    if done.gate is not None:
-        console.say(done.gate.sentence(), style="bold" if done.gate.passed else "bold red")
-    console.say(f"Wrote {', '.join(map(str, done.paths))}.")
-    if done.gate is not None and not done.gate.passed:
-        sys.exit(1)
+    if status := tell(done):
+        sys.exit(status)
 
 
 for command in (trust.prove, trust.check_proof, trust.sign, trust.keygen, trust.bom):

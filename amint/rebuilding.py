@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_leaves
 from amint.architecture import Architecture, describe, differences
 from amint.bundle import probe_input
 from amint.errors import UsageError
+from amint.preprocessing import Preprocessing
 from amint.taps import evaluating
 
-__all__ = ["alike", "described", "fill", "first_outputs", "like_weights", "shown_weight"]
+__all__ = ["alike", "described", "fill", "first_outputs", "lacking", "like_weights", "shown_weight"]
 
 
 def described(model: nn.Module, given: Architecture | None, input_shape: Sequence[int]) -> Architecture | None:
@@ -26,14 +27,16 @@ def described(model: nn.Module, given: Architecture | None, input_shape: Sequenc
         input_shape: one input without the batch dimension.
 
     Raises:
+        BundleError: there is no such architecture, or it does not take these arguments.
         UsageError: the architecture given is not this model's.
     """
     with torch.random.fork_rng(devices=[]):
         architecture = given or describe(model)
-        if architecture is None or architecture.library == "import":
-            return architecture
-        again = architecture.build()
-        differing = differences(architecture, model)
+        if architecture is None:
+            return None
+        # Code that whoever saves names himself is his own.
+        again = architecture.build([architecture.name])
+    differing = differences(again, model)
     name = f"{architecture.library}/{architecture.name} with {dict(architecture.arguments)}"
     if differing:
         raise UsageError(
@@ -50,6 +53,15 @@ def described(model: nn.Module, given: Architecture | None, input_shape: Sequenc
         f"{name} has this model's weights but does not compute what it does: an activation or a pooling may "
         "differ. Name the arguments it was made with"
     )
+
+
+def lacking(how: Architecture | None, preprocessing: Preprocessing | None) -> str:
+    """What somebody who has files and a bundle would miss, in words; "" if nothing."""
+    needed = {
+        "how to build the model (architecture=)": how,
+        "how files become inputs (preprocessing=)": preprocessing,
+    }
+    return " nor ".join(what for what, said in needed.items() if said is None)
 
 
 def first_outputs(model: nn.Module, x: Tensor) -> list[float]:

@@ -30,10 +30,13 @@ def sentence(verdict: Verdict) -> str:
 
 
 def fine_print(verdict: Verdict) -> list[str]:
-    """What a reader has to know beside the verdict: what the head did not see, and what was not checked."""
+    """What a reader has to know beside the verdict: with what it was compared, what the head did not see, and what was
+    not checked.
+    """
     updates = verdict.provenance.unaccounted_updates
     unchecked = [control.sentence for control in verdict.controls if control.outcome == "not checked"]
     return [
+        *filter(None, [verdict.comparison]),
         f"Updates of the model that the head saw nothing of: {'not counted' if updates is None else updates}.",
         *unchecked,
     ]

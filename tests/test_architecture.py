@@ -58,8 +58,8 @@ def test_timm_models_describe_themselves(name, arguments):
     assert found.library == "timm"
     assert found.name == name.split(".")[0]
     assert found.arguments.items() >= arguments.items()
-    assert differences(found, model) == []
     again = Architecture.from_json(json.loads(json.dumps(found.to_json()))).build()
+    assert differences(again, model) == []
     assert type(again) is type(model)
     assert shapes(again) == shapes(model)
 
@@ -92,9 +92,9 @@ def test_a_changed_timm_model_has_no_description():
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121", "swin_t", "convnext_tiny"])
 def test_torchvision_models_are_built_by_name_and_compared(name):
     model = torchvision.models.get_model(name, weights=None, num_classes=4)
-    right, wrong = (Architecture("torchvision", name, {"num_classes": n}) for n in (4, 5))
+    right, wrong = (Architecture("torchvision", name, {"num_classes": n}).build() for n in (4, 5))
     assert differences(right, model) == []
-    assert shapes(right.build()) == shapes(model)
+    assert shapes(right) == shapes(model)
     last = [key for key in model.state_dict() if key.startswith(("fc.", "classifier.", "head."))][-2:]
     assert differences(wrong, model) == sorted(last)
     model.more = nn.BatchNorm1d(2)
@@ -170,11 +170,8 @@ def test_what_only_the_running_script_can_import_is_refused():
 )
 def test_code_that_is_not_allowed_is_not_even_imported(code, allowed):
     path = Architecture("import", "foreign.models:Net", {"width": 5})
-    for refused in (lambda: path.build(allowed), lambda: differences(path, nn.Linear(2, 5), allowed)):
-        with pytest.raises(
-            BundleError, match=r"code of its own, foreign.models:Net.*--allow-import foreign.models:Net"
-        ):
-            refused()
+    with pytest.raises(BundleError, match=r"code of its own, foreign.models:Net.*--allow-import foreign.models:Net"):
+        path.build(allowed)
     assert code() == []
     assert not any(name.startswith("foreign") for name in sys.modules)
 
@@ -185,8 +182,8 @@ def test_allowed_code_is_imported_and_called(code, allowed):
     model = path.build(allowed)
     assert code() == ["__init__", "models"]
     assert model.weight.shape == (5, 2)
-    assert differences(path, nn.Linear(2, 5), allowed) == []
-    assert differences(path, nn.Linear(2, 6), allowed) == ["bias", "weight"]
+    assert differences(model, nn.Linear(2, 5)) == []
+    assert differences(model, nn.Linear(2, 6)) == ["bias", "weight"]
 
 
 @pytest.mark.parametrize(
@@ -223,9 +220,7 @@ def test_nonsense_is_not_a_description(data):
         Architecture.from_json(data)
 
 
-def test_building_gives_fresh_weights_and_comparing_none():
+def test_building_gives_fresh_weights():
     architecture = Architecture("timm", "mobilenetv1_100", {"num_classes": 2})
-    model, state = architecture.build(), torch.get_rng_state()
-    assert differences(architecture, model) == []
-    assert torch.equal(torch.get_rng_state(), state)
+    model = architecture.build()
     assert not torch.equal(architecture.build().classifier.weight, model.classifier.weight)

@@ -216,6 +216,22 @@ def test_the_architecture_must_be_this_model(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name, arguments, error, message",
+    [
+        ("audit_toys:ToyNet", {"width": 4}, UsageError, "import/audit_toys:ToyNet with {'width': 4} is not this model"),
+        ("audit_toys:ToyNet", {"activation": "GELU"}, UsageError, "does not compute what it does"),
+        ("audit_toys:ToyNet", {"depth": 4}, BundleError, "cannot build .*unexpected keyword argument 'depth'"),
+        ("audit_toys:Toynet", {}, BundleError, "cannot build .*no attribute 'Toynet'"),
+        ("my_package.models:Net", {}, BundleError, "cannot build .*No module named 'my_package'"),
+    ],
+)
+def test_code_of_the_caller_s_own_must_give_this_model(tmp_path, name, arguments, error, message):
+    with pytest.raises(error, match=message):
+        audit_of().save(tmp_path / "a", architecture=Architecture("import", name, arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("difference", [{"act_layer": "gelu"}, {"global_pool": "max"}])
 def test_what_no_weight_shows_is_noticed_when_saving(tmp_path, difference):
     model = timm.create_model("test_resnet", num_classes=3, **difference)
@@ -288,7 +304,9 @@ def test_preprocessing_must_make_the_model_s_inputs(tmp_path, preprocessing):
     ],
 )
 def test_saving_says_what_a_bundle_lacks_to_verify_files(tmp_path, caplog, options, lacking):
-    audit_of().save(tmp_path / "a", **options)
+    audit = audit_of()
+    caplog.clear()
+    audit.save(tmp_path / "a", **options)
     said = [record.getMessage() for record in caplog.records if record.name == "amint"]
     assert len(said) == bool(lacking)
     assert not lacking or re.search(f"files cannot be verified with .*{lacking}", said[0])

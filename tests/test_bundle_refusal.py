@@ -330,11 +330,14 @@ except amint.AmintError as error:
 """
 
 
-def test_no_code_is_run_unless_the_caller_allows_it(tmp_path):
+def test_no_code_is_run_unless_the_caller_allows_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "marking.py").write_text(
         "from pathlib import Path\nfrom audit_toys import ToyNet\nPath(__file__).with_name('marker').touch()\n"
     )
     path = audit_of().save(tmp_path / "a", architecture=Architecture("import", "marking:ToyNet"))
+    (tmp_path / "marker").unlink()
+    del sys.modules["marking"]
     places = f"{tmp_path}:{Path(__file__).parent}"
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", LOADS_NOTHING_ELSE, path],
@@ -345,10 +348,6 @@ def test_no_code_is_run_unless_the_caller_allows_it(tmp_path):
     )
     assert found.stdout.splitlines() == ["[]", "BundleError False"]
     assert not (tmp_path / "marker").exists()
-    sys.path.insert(0, str(tmp_path))
-    try:
-        load(path, allow_import=["marking:ToyNet"])
-    finally:
-        sys.path.remove(str(tmp_path))
-        del sys.modules["marking"]
+    load(path, allow_import=["marking:ToyNet"])
+    del sys.modules["marking"]
     assert (tmp_path / "marker").exists()

@@ -123,6 +123,14 @@ def test_the_gate_decides_the_exit_status(run, bundle, data, tmp_path):
     assert "cannot be judged: it needs at least 1000 non-members, has 15" in " ".join(out.split())
 
 
+def test_a_comparison_that_could_run_nothing_is_a_mistake(run, bundle, data):
+    words = "--target", bundle, "--members", data / "a.npz", "--nonmembers", data / "b.npz"
+    status, out, err = run(*words, "--attacks", "lira")
+    assert (status, err) == (2, "")
+    assert "lira-offline could not run: " in out
+    assert run(*words, "--attacks", "lira", "loss")[0] == 0
+
+
 def test_a_second_run_reads_the_signals_of_the_first(run, bundle, data, tmp_path, monkeypatch):
     words = "--target", bundle, "--members", data / "a.npz", "--nonmembers", data / "b.npz", "--attacks", *FAST
     assert run(*words)[0] == 0

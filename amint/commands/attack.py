@@ -16,6 +16,7 @@ from torch import nn
 from amint.attack_results import AttackResult, Comparison
 from amint.attacks import registry
 from amint.audit import Audit
+from amint.commands import console
 from amint.comparison import compare
 from amint.errors import UsageError
 from amint.fleet import DESIGN, Fleet
@@ -27,7 +28,7 @@ from amint.readers.labelled import labelled_pair
 from amint.report.comparison import write_comparison_report
 from amint.targets import ClassifierTarget
 
-__all__ = ["Outcome", "run_attack", "table_of"]
+__all__ = ["Outcome", "run_attack", "table_of", "tell"]
 
 # Heading -> metric, or "" for what is no metric.
 _HEADS = {
@@ -95,6 +96,28 @@ def run_attack(
     gate = check_gate(comparison, limits) if limits else None
     paths = (*comparison.write(out), write_comparison_report(comparison, out / "report.html", gate))
     return Outcome(comparison, gate, len(inside.rejected) + len(outside.rejected), paths)
+
+
+def tell(done: Outcome) -> int:
+    """Print it; the exit status."""
+    found, gate = done.comparison, done.gate
+    if found.warning():
+        console.say(found.warning(), style="bold red")
+    if found.ranked:
+        console.out.print(table_of(found, console.out.width))
+    for result in found.not_run:
+        console.say(f"{result.name} could not run: {result.reason}", style="dim")
+    console.say(found.sentence(), style="bold")
+    for line in (found.epsilon_sentence(), *found.notes):
+        console.say(line)
+    if done.rejected:
+        console.say(f"{done.rejected} files could not be read and were left out.")
+    if gate is not None:
+        console.say(gate.sentence(), style="bold" if gate.passed else "bold red")
+    console.say(f"Wrote {', '.join(map(str, done.paths))}.")
+    if gate is not None and not gate.passed:
+        return 1
+    return 0 if found.ranked else 2
 
 
 def table_of(comparison: Comparison, width: int) -> Table:
