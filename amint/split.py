@@ -108,7 +108,10 @@ def tap_modules(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     for name in names:
         if name not in modules or not name:
             near = difflib.get_close_matches(name, modules, 3, 0.3)
-            raise SplitError(f"the model has no module {name!r}; near names: {near or list(modules)[1:6]}")
+            raise SplitError(
+                f"the model has no module {name!r}; near names: {near or list(modules)[1:6]}. A split is a list of "
+                'module names, or "entry", "middle" or "output"'
+            )
     return {name: modules[name] for name in names}
 
 

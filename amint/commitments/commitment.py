@@ -104,7 +104,9 @@ class Commitment:
                 raise ValueError("its samples and its root do not belong together; it was edited or damaged")
             return found
 
-        return parsed(read_json(path), parse, f"{path} is not a saved commitment")
+        return parsed(
+            read_json(path), parse, f"{path} is not the private file of a commitment, from amint.commit(...).save(path)"
+        )
 
     def _private(self) -> dict[str, Any]:
         digests = {role: b"".join(found).hex() for role, found in self.digests.items()}
