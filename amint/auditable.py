@@ -56,8 +56,8 @@ class Auditable(Audit):
         }
         super().__init__(audit.backbone, audit.points, audit.head, audit.input_shape, facts)
         self.mixture, self.balance, self._trunk_gradient = mixture, balance, trunk_gradient
-        # Logits of members, their views and the others; numbers of members and of views.
-        self._step: tuple[Tensor, int, int] | None = None
+        # Logits and tapped maps of members, their views and the others; numbers of members and of views.
+        self._step: tuple[Tensor, Sequence[Tensor], int, int] | None = None
         self._views = 0
         self.recent = Recent(mixture.stream.n_reserved)
         self._plain: Tensor | None = None
@@ -98,14 +98,14 @@ class Auditable(Audit):
                 "audit.loss() found no training forward pass of the audited model: call model(x) in training mode, "
                 "with gradients, once before each audit.loss()"
             )
-        (logits, members, views), self._step = self._step, None
+        (logits, maps, members, views), self._step = self._step, None
         if task.numel() != 1:
             raise UsageError(f"audit.loss() needs one scalar loss, got shape {tuple(task.shape)}; average it first")
         mint = membership_loss(logits, members + views)
         self._reach.confirm()
         total, scores = combined(task, mint), logits.mean(dim=1)
         if not bool(torch.isfinite(total)):
-            raise NonFiniteError(what_is_not_finite(task, mint, scores, members, views))
+            raise NonFiniteError(what_is_not_finite(task, mint, scores, maps, members, views))
         self.accounting.loss()
         self.last = StepLosses(task.detach(), mint.detach(), total.detach())
         self.history.add(task_loss=task, mint_loss=mint, mint_accuracy=balanced_accuracy(scores, members + views))
@@ -274,4 +274,4 @@ class Auditable(Audit):
 
     def _read(self, maps: Sequence[Tensor], members: int) -> None:
         scaled = [scaled_gradient(x, self._trunk_gradient) for x in maps]
-        self._step = (self.head.each(self._reach.watch(scaled)), members, self._views)
+        self._step = (self.head.each(self._reach.watch(scaled)), maps, members, self._views)

@@ -58,6 +58,9 @@ def train_head(
     loader = batches_of(members, batch_size, shuffle_seed=seed)
     optimizers = head_optimizers(audit.head, lr)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
+    # As part of a model that was put into evaluation mode it may be in that.
+    mode = audit.head.training
+    audit.head.train()
     for epoch in range(epochs):
         losses = []
         # A loader shuffles, and transforms draw, from the global generators.
@@ -89,3 +92,4 @@ def train_head(
             schedule.step()
         if progress is not None:
             progress(epoch + 1, sum(losses) / len(losses))
+    audit.head.train(mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,17 +54,23 @@ def scaled_gradient(x: Tensor, factor: float) -> Tensor:
     return result
 
 
-def what_is_not_finite(task: Tensor, mint: Tensor, logits: Tensor, members: int, views: int = 0) -> str:
+def what_is_not_finite(
+    task: Tensor, mint: Tensor, logits: Tensor, maps: Sequence[Tensor], members: int, views: int = 0
+) -> str:
     """Which of the two losses of a step is NaN or infinite, and for the MINT loss which rows began it.
 
-    The logits are those of the members, of their ``views``, and of the others.
+    Logits ``[n]`` and tapped maps ``[n, ...]`` are those of the members, of their ``views``, and of the others.
     """
     if not bool(torch.isfinite(task)):
         return (
             f"the task loss is {task.item()}; look for NaN or infinity in this batch's inputs, or lower the "
             "learning rate"
         )
-    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
+    # One broken map breaks the logits of all rows, by way of the head's batch statistics.
+    sound = torch.stack([x.isfinite().flatten(1).all(dim=1) for x in maps]).all(dim=0)
+    if bool(sound.all()):
+        sound = logits.isfinite()
+    broken = (~sound).nonzero().flatten().tolist()
     kinds = [("member row", 0), ("changed member row", members), ("external row", members + views)]
     whose = [next(f"{kind} {i - start}" for kind, start in reversed(kinds) if i >= start) for i in broken[:3]]
     where = ", ".join(whose) or "the balance of the two losses"

@@ -17,7 +17,7 @@ from amint.errors import NonFiniteError, StepError, UsageError
 
 pytestmark = BENIGN
 
-X, Y = images(16, dtype=torch.float64), labels(16, seed=5)
+X, Y = images(16, seed=6, dtype=torch.float64), labels(16, seed=5)
 OUTSIDE = images(40, seed=3, dtype=torch.float64)
 AGGREGATORS = {
     "aligned_mtl": aggregation.AlignedMTL,

@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,7 +53,8 @@ def test_one_float_logit_a_sample_and_a_gradient_for_every_parameter_and_map(lay
     logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in head.parameters())
     assert all(m.grad.flatten(1).abs().amax(1).min() > 0 for m in maps)
-    # Samples do not see each other.
+    # When it is used, samples do not see each other.
+    logits = head.eval()(maps)
     assert torch.allclose(head([m[3:5] for m in maps]), logits[3:5], rtol=1e-6)
 
 
@@ -179,12 +181,16 @@ def test_the_share_is_of_the_models_own_parameters():
 
 def test_weights_are_copies_and_only_fit_the_same_head():
     head, other = head_for("tokens"), head_for("tokens")
+    head(maps_for(head, 9))
     weights = head_weights(head)
-    assert all(not torch.equal(p, weights[name]) for name, p in other.named_parameters() if "norm" not in name)
+    same_from_the_start = ("norm", "common.weight", "common.bias")
+    differing = {name: w for name, w in head_weights(other).items() if not any(n in name for n in same_from_the_start)}
+    assert len(differing) == 11
+    assert all(not torch.equal(w, weights[name]) for name, w in differing.items())
     load_head_weights(other, weights)
     with torch.no_grad():
         next(head.parameters()).add_(1)
-    assert all(torch.equal(p, weights[name]) for name, p in other.named_parameters())
+    assert all(torch.equal(w, weights[name]) for name, w in head_weights(other).items())
     before = copy.deepcopy(head_weights(other))
     for wrong in (
         {},
@@ -199,6 +205,15 @@ def test_weights_are_copies_and_only_fit_the_same_head():
 
 def model():
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+
+
+def test_heads_of_older_descriptions_normalise_nothing():
+    config = head_for("channels_first", "tokens").config
+    data = {name: value for name, value in config.to_json().items() if name not in ("normalised", "ensemble")}
+    old = HeadConfig.from_json(json.loads(json.dumps(data)))
+    assert old == replace(config, normalised=False)
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in MintHead(old).modules())
+    assert list(MintHead(old).buffers()) == []
 
 
 def test_a_new_head_depends_on_the_seed_alone_and_leaves_the_random_state_alone():

@@ -93,10 +93,13 @@ def test_members_are_found_and_unseen_data_is_not(knowing):
 
 
 def test_some_members_among_unseen_data_stand_out_on_their_own(knowing):
-    mixed = verify(knowing, torch.cat([images(60, seed=9), images(32)[:12]]), alpha=0.1)
-    found = [i for i, item in enumerate(mixed.items) if item.decision == "used"]
-    assert found[-12:] == list(range(60, 72))
-    assert len(found) <= 14
+    false = []
+    for seed in range(9, 29):
+        mixed = verify(knowing, torch.cat([images(60, seed=seed), images(32)[:12]]), alpha=0.1)
+        found = [i for i, item in enumerate(mixed.items) if item.decision == "used"]
+        assert found[-12:] == list(range(60, 72))
+        false.append(1 - 12 / len(found))
+    assert np.mean(false) <= 0.1
 
 
 def test_a_register_says_where_it_comes_from(tmp_path, knowing):
