@@ -27,7 +27,7 @@ __all__ = ["run_demo"]
 
 ALPHA = 0.05
 MEMBERS, EXTERNAL, CALIBRATION = 300, 900, 250
-EPOCHS, HEAD_EPOCHS, BATCH, RATIO = 25, 15, 32, 3.0
+EPOCHS, HEAD_EPOCHS, BATCH, RATIO = 25, 30, 32, 3.0
 ALL_EPOCHS = EPOCHS + HEAD_EPOCHS
 MEASURED = ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01")
 PREPROCESSING = amint.Preprocessing(size=(32, 32), channels=1, mean=(0.3,), std=(0.4,))

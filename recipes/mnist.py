@@ -49,7 +49,7 @@ class Mnist(Settings):
     side: int = 36
     epochs: int = 10
     head_hidden: int = 512
-    head_epochs: int = 12
+    head_epochs: int = 8
     ratio: float = 2.0
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 0.3
     out: Path = Path("runs/mnist")
