@@ -3,7 +3,7 @@
 One branch a tap (convolution or dense layer, adaptive max pooling, batch normalisation and a dense layer), the branches
 joined by two dense layers. Max pooling asks "is this detail anywhere near here?", which is what recognising one image
 needs; a head that flattens the maps instead was far worse. What all images have in common is most of what is pooled:
-normalised, what tells one from the next is as large.
+normalised, what tells one from the next is as large. Two rows, a member and another, are too few to normalise over.
 
 Several heads that learn apart agree on what they were taught and differ on what they were not, so that their mean knows
 strangers better than one of them does.

@@ -60,11 +60,11 @@ def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
         assert found(head, "none", "unseen") < 0.13
         assert shares[head]["grey"] == shares[head]["none"], "nothing changes in grey pictures"
     for change in ("resized", "crop"):
-        # What moves pixels is what hard negatives taught the head to reject.
+        # What moves pixels is what hard negatives taught the head to reject; of sets it still gets wind.
         assert found("hard negatives", change) < 0.1
-        assert found("hard negatives", change, kind="sets of 20") < 0.2
         for head in ("plain", "tolerant"):
-            assert found(head, change, kind="sets of 20") > 0.5
+            assert found(head, change, kind="sets of 20") > 0.95
+            assert found(head, change, kind="sets of 20") > found("hard negatives", change, kind="sets of 20") + 0.25
     for change in shares["plain"]:
         assert "used" not in verdicts[change]["unseen"]
         told = "used" if change in ("none", "grey") else "cannot tell"
