@@ -145,8 +145,6 @@ class Audit:
             RoleOverlapError: some rows were seen as members or external rows, or committed to as such.
             UsageError: the source yields nothing, or other or more samples than were committed to for this role.
         """
-        if not self._seen()["members"]:
-            _log.warning("the MINT head has seen no member yet: whatever is submitted will look like a stranger to it")
         given = Given(self.ledger, self.committed)
         every = CalibrationRecords.joined(
             [CalibrationRecords.of(x, marks, self.read(x), more) for x, marks, more in given.batches(nonmembers)]
@@ -154,7 +152,10 @@ class Audit:
         if by_class and every.classes is None:
             raise UsageError("by_class needs a classifier, a model that gives logits [n, classes]")
         records = without_copies(every)
-        use = given.use(self.facts.get("commitment"), self._seen())
+        seen = self._seen()
+        use = given.use(self.facts.get("commitment"), seen)
+        if not seen["members"]:
+            _log.warning("the MINT head has seen no member yet: whatever is submitted will look like a stranger to it")
         self.records = records
         self.facts |= {"by_class": by_class, "calibration_copies": len(every) - len(records)} | use
         self._calibrated_weights = bundle.digests(self.backbone, self.head)

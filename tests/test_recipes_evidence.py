@@ -65,6 +65,7 @@ def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
         for head in ("plain", "tolerant"):
             assert found(head, change, kind="sets of 20") > 0.95
             assert found(head, change, kind="sets of 20") > found("hard negatives", change, kind="sets of 20") + 0.25
+    assert found("hard negatives", "crop", kind="sets of 20") < 0.2
     for change in shares["plain"]:
         assert "used" not in verdicts[change]["unseen"]
         told = "used" if change in ("none", "grey") else "cannot tell"
