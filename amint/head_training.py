@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import islice
 
 import torch
+from torch import Tensor
 
 from amint.audit import Audit
 from amint.batches import Source, batches_of, inputs_of
@@ -16,8 +18,12 @@ from amint.mixing import Mixture
 from amint.muon import head_optimizers
 from amint.seeding import isolated
 from amint.taps import prefix
+from amint.whitening import whiten_by
 
 __all__ = ["check_training", "train_head"]
+
+# A map of one place and a thousand channels takes some ten thousand rows to be known.
+_STEPS_TO_WHITEN = 100
 
 
 def check_training(epochs: int, lr: float, batch_size: int) -> None:
@@ -56,23 +62,30 @@ def train_head(
         NonFiniteError: the loss became NaN or infinite.
     """
     loader = batches_of(members, batch_size, shuffle_seed=seed)
+
+    def maps_of(x: Tensor) -> tuple[list[Tensor], int]:
+        """The tapped maps of a step's rows, of which so many are members."""
+        rows, views = mixture.rows(x), mixture.views(x)
+        audit.ledger.add("members", x)
+        audit.ledger.add("external", rows[0])
+        return prefix(audit.backbone, audit.taps, torch.cat([x, views, *rows])), len(x) + len(views)
+
     optimizers = head_optimizers(audit.head, lr)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
     # As part of a model that was put into evaluation mode it may be in that.
     mode = audit.head.training
     audit.head.train()
+    with isolated(seed, epochs):
+        batches = islice(loader, _STEPS_TO_WHITEN)
+        whiten_by(audit.head.whitening, (maps_of(inputs_of(batch).to(audit.device))[0] for batch in batches))
     for epoch in range(epochs):
         losses = []
         # A loader shuffles, and transforms draw, from the global generators.
         with isolated(seed, epoch):
             for batch in loader:
-                x = inputs_of(batch).to(audit.device)
-                rows = mixture.rows(x)
-                views = mixture.views(x)
-                audit.ledger.add("members", x)
-                audit.ledger.add("external", rows[0])
-                logits = audit.head.each(prefix(audit.backbone, audit.taps, torch.cat([x, views, *rows])))
-                loss = membership_loss(logits, len(x) + len(views))
+                maps, inside = maps_of(inputs_of(batch).to(audit.device))
+                logits = audit.head.each(maps)
+                loss = membership_loss(logits, inside)
                 if not bool(torch.isfinite(loss)):
                     raise NonFiniteError(
                         f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"
@@ -81,7 +94,7 @@ def train_head(
                 loss.backward()
                 for optimizer in optimizers:
                     optimizer.step()
-                history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits.mean(dim=1), len(x) + len(views)))
+                history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits.mean(dim=1), inside))
                 losses.append(loss.item())
         if not losses:
             raise UsageError(

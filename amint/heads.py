@@ -2,8 +2,9 @@
 
 One branch a tap (convolution or dense layer, adaptive max pooling, batch normalisation and a dense layer), the branches
 joined by two dense layers. Max pooling asks "is this detail anywhere near here?", which is what recognising one image
-needs; a head that flattens the maps instead was far worse. What all images have in common is most of what is pooled:
-normalised, what tells one from the next is as large. Two rows, a member and another, are too few to normalise over.
+needs; a head that flattens the maps instead was far worse. What all images have in common is most of what a map holds,
+and of what is pooled: whitened and normalised, what tells one from the next is as large. Two rows, a member and
+another, are too few to normalise over.
 
 Several heads that learn apart agree on what they were taught and differ on what they were not, so that their mean knows
 strangers better than one of them does.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from amint.errors import UsageError
 from amint.split import Layout, TapPoint, resolve_split
+from amint.whitening import Whitening
 
 __all__ = [
     "HeadConfig",
@@ -39,6 +41,7 @@ __all__ = [
 _POSITION_AXES: dict[Layout, int] = {"channels_first": 2, "channels_last": 2, "tokens": 1, "vector": 0}
 _MOST_UNITS = 65_536
 _MOST_HEADS = 64
+_MOST_WHITENED = 2_048
 _MOST_PARAMETERS = 2**28
 
 
@@ -88,6 +91,7 @@ class HeadConfig:
         taps: what each branch reads, shallow to deep.
         width, pool, hidden, ensemble: as in :class:`HeadSize`; the width has one entry a tap.
         normalised: whether what is pooled is normalised over the batch, while training, or by what it was then.
+        whitened: whether maps are whitened first (:mod:`amint.whitening`), unless they have too many channels for that.
     """
 
     taps: tuple[TapSpec, ...]
@@ -96,6 +100,7 @@ class HeadConfig:
     hidden: int
     ensemble: int = 1
     normalised: bool = True
+    whitened: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings."""
@@ -109,22 +114,23 @@ class HeadConfig:
             UsageError: a field is missing, unknown or of the wrong type, or the head would be absurdly large.
         """
         try:
-            data = {"ensemble": 1, "normalised": False, **data}
+            data = {"ensemble": 1, "normalised": False, "whitened": False, **data}
             taps = tuple(TapSpec(**{**tap, "positions": tuple(tap["positions"])}) for tap in data["taps"])
             config = HeadConfig(**{**data, "taps": taps, "width": tuple(data["width"])})
             axes = all(len(tap.positions) == _POSITION_AXES[tap.layout] for tap in taps)
             sizes = [*config.width, config.pool, config.hidden, config.ensemble]
             sizes += [size for tap in taps for size in (tap.channels, *tap.positions)]
             sound = all(type(size) is int and 0 < size <= _MOST_UNITS for size in sizes)
-            sound = sound and config.ensemble <= _MOST_HEADS and type(config.normalised) is bool
+            sound = sound and config.ensemble <= _MOST_HEADS
+            sound = sound and type(config.normalised) is type(config.whitened) is bool
             if not (taps and axes and sound and set(data) == set(asdict(config))):
                 raise ValueError(data)
             with torch.device("meta"):
-                size = sum(p.numel() for p in MintHead(config).parameters())
+                size = sum(value.numel() for value in _own(MintHead(config)).values())
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"not a description of a MINT head: {error!r}") from error
         if size > _MOST_PARAMETERS:
-            raise UsageError(f"not a description of a MINT head: it would have {size:,} parameters")
+            raise UsageError(f"not a description of a MINT head: it would hold {size:,} numbers")
         return config
 
 
@@ -179,15 +185,17 @@ class MintHead(nn.Module):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config
+        self.whitening = nn.ModuleList(_whitening(tap) if config.whitened else nn.Identity() for tap in config.taps)
         branches = zip(config.taps, config.width, strict=True)
         self.branches = nn.ModuleList(_Branch(tap, width, config) for tap, width in branches)
         joined = config.hidden * len(config.taps)
         self.join = nn.Sequential(nn.Linear(joined, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
-        one = replace(config, ensemble=1)
+        one = replace(config, ensemble=1, whitened=False)
         self.others = nn.ModuleList(MintHead(one) for _ in range(config.ensemble - 1))
 
     def each(self, maps: Sequence[Tensor]) -> Tensor:
         """One logit a sample and head, ``[n, ensemble]``: each head has to answer for itself while it learns."""
+        maps = [white(x) for white, x in zip(self.whitening, maps, strict=True)]
         features = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         logits: Tensor = self.join(torch.cat(features, dim=1)).squeeze(1)
         return torch.stack([logits.float(), *(head(maps) for head in self.others)], dim=1)
@@ -195,6 +203,12 @@ class MintHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """One logit a sample, ``[n]``: the mean of the ensemble's."""
         return self.each(maps).mean(dim=1)
+
+
+def _whitening(tap: TapSpec) -> nn.Module:
+    if tap.channels > _MOST_WHITENED:
+        return nn.Identity()
+    return Whitening(tap.channels, 1 if tap.layout == "channels_first" else -1)
 
 
 class _Branch(nn.Module):

@@ -22,8 +22,8 @@ MODULES: dict[str, Any] = {
     "casia_webface": casia_webface,
 }
 SPLITS = ("entry", "middle", "output")
-# Steps of 256 members keep a GPU busy. Early layers tell images apart unasked: there the MINT gradient in the network
-# costs its task something, and the head learns as well without it.
+# Steps of 256 members keep a GPU busy. Whitened, all layers tell images apart unasked: the MINT gradient in the network
+# can only cost its task something, and the head learns as well without it.
 STEPS: dict[str, Any] = {"data_root": Path(), "batch": 256, "ratio": 1.0, "lambda_": 1.0, "head_lr": 3e-3}
 STEPS |= {"trunk_gradient": 0.0}
 # Tens of thousands of members need a larger head, whose steps cost a CPU several times as much, a GPU hardly more.
@@ -51,13 +51,11 @@ ARCHS: dict[str, dict[str, dict[str, Any]]] = {
     "vit_small_patch16_224": {data: {"lr": 1e-3} for data in FULL} | {"mnist": {"lr": 1e-3, "side": 48}},
     "efficientnet_b0": {},
 }
-# What deep layers tell of an image the network must be made to keep, and they no longer tell it from its mirror image.
-SPLIT: dict[str, dict[str, Any]] = {"output": {"trunk_gradient": 1.0, "hard_negatives": False}}
 
 
 def settings(data: str, arch: str, split: str, changes: Mapping[str, Any], out: Path) -> Settings:
     """What a row is made with; tables of other numbers of rows, and of other seeds, lie in folders of their own."""
-    every = ARCHS.get(arch, {}).get(data, {}) | SPLIT.get(split, {}) | dict(changes)
+    every = ARCHS.get(arch, {}).get(data, {}) | dict(changes)
     use = replace(FULL[data], **every, arch=arch, split=split)
     use = replace(use, **LARGE if use.members >= MANY else {}).budget()
     return replace(use, out=folder(use, data, out) / f"{arch}-{split}-{use.side}px")

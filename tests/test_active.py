@@ -200,16 +200,17 @@ def test_bf16_autocast(trunk_gradient):
     model = Net(norm=True)
     audit = amint.attach(model, external=EXTERNAL, trunk_gradient=trunk_gradient, balance=amint.Weighted())
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    first = None
+    losses = []
     for _ in range(30):
         with torch.autocast("cpu", torch.bfloat16):
             loss = audit.loss(F.cross_entropy(model(X), Y))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        first = first or audit.last.mint.item()
+        losses.append(audit.last.mint.item())
     assert audit.last.mint.dtype == torch.float32
-    assert audit.last.mint.item() < first
+    # Of the external rows every step draws others, and single losses vary.
+    assert sum(losses[-10:]) / 10 < losses[0] / 2
     with torch.autocast("cpu", torch.bfloat16):
         under = audit.score(X)
     assert torch.equal(under, audit.score(X))

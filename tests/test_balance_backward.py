@@ -173,7 +173,7 @@ def test_training_lowers_both_losses(method):
     model, audit = attached(ConflictAverse(method))
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     losses = []
-    for _ in range(80):
+    for _ in range(160):
         audit.backward(F.cross_entropy(model(X), Y))
         optimizer.step()
         optimizer.zero_grad()

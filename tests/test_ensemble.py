@@ -76,8 +76,8 @@ def test_an_ensemble_is_trained_saved_and_loaded_whole(tmp_path):
 @pytest.mark.parametrize("seed", range(3))
 def test_an_ensemble_knows_strangers_better_than_one_head(seed):
     """Members and strangers are of one kind, and few: what a head makes of those it has not seen is half chance."""
-    members, others, unseen = rows(60, 10 * seed + 10), rows(120, 10 * seed + 11), rows(400, 10 * seed + 12)
-    labels, found = np.arange(460) < 60, {}
+    members, others, unseen = rows(120, 10 * seed + 10), rows(120, 10 * seed + 11), rows(400, 10 * seed + 12)
+    labels, found = np.arange(520) < 120, {}
     for ensemble in (1, 8):
         size = amint.HeadSize(hidden=32, ensemble=ensemble)
         loader = DataLoader(TensorDataset(others), batch_size=30)

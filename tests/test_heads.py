@@ -22,6 +22,7 @@ from amint.heads import (
 )
 from amint.losses import membership_loss
 from amint.split import TapPoint
+from amint.whitening import Whitening
 
 POINTS = {
     "channels_first": TapPoint("map", (6, 9, 7), "channels_first", 0.1),
@@ -166,7 +167,7 @@ def test_nonsense_is_not_a_configuration(data):
 def test_a_description_cannot_ask_for_a_head_that_fills_the_memory():
     # Each size alone is allowed; built, the weights would take 150 GB.
     data = HeadConfig((TapSpec("channels_first", 65_536, (4, 4)),), (65_536,), 4, 128).to_json()
-    with pytest.raises(UsageError, match=r"it would have 3\d,\d+,\d+,\d+ parameters"):
+    with pytest.raises(UsageError, match=r"it would hold 3\d,\d+,\d+,\d+ numbers"):
         HeadConfig.from_json(data)
     assert HeadConfig.from_json(data | {"width": [32]}).width == (32,)
 
@@ -183,9 +184,9 @@ def test_weights_are_copies_and_only_fit_the_same_head():
     head, other = head_for("tokens"), head_for("tokens")
     head(maps_for(head, 9))
     weights = head_weights(head)
-    same_from_the_start = ("norm", "common.weight", "common.bias")
+    same_from_the_start = (".norm.", "common.weight", "common.bias")
     differing = {name: w for name, w in head_weights(other).items() if not any(n in name for n in same_from_the_start)}
-    assert len(differing) == 11
+    assert len(differing) == 15
     assert all(not torch.equal(w, weights[name]) for name, w in differing.items())
     load_head_weights(other, weights)
     with torch.no_grad():
@@ -207,13 +208,25 @@ def model():
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
 
 
-def test_heads_of_older_descriptions_normalise_nothing():
+def test_heads_of_older_descriptions_normalise_and_whiten_nothing():
     config = head_for("channels_first", "tokens").config
-    data = {name: value for name, value in config.to_json().items() if name not in ("normalised", "ensemble")}
-    old = HeadConfig.from_json(json.loads(json.dumps(data)))
-    assert old == replace(config, normalised=False)
-    assert not any(isinstance(module, nn.BatchNorm1d) for module in MintHead(old).modules())
-    assert list(MintHead(old).buffers()) == []
+    since = ("ensemble", "normalised", "whitened")
+    for known, names in enumerate((since, since[1:], since[2:])):
+        data = {name: value for name, value in config.to_json().items() if name not in names}
+        old = HeadConfig.from_json(json.loads(json.dumps(data)))
+        assert old == replace(config, normalised=known == 2, whitened=False)
+        kinds = {type(module) for module in MintHead(old).modules()}
+        assert Whitening not in kinds
+        assert (nn.BatchNorm1d in kinds) == (known == 2)
+        assert (list(MintHead(old).buffers()) == []) == (known < 2)
+
+
+def test_statistics_count_when_a_description_asks_for_too_much():
+    one = TapSpec("vector", 2_048, ()), 2
+    taps, width = zip(*[one] * 40, strict=True)
+    with pytest.raises(UsageError, match=r"it would hold 33\d,\d+,\d+ numbers"):
+        HeadConfig.from_json(HeadConfig(taps, width, 4, 2).to_json())
+    assert HeadConfig.from_json(HeadConfig(taps, width, 4, 2, whitened=False).to_json()).taps == taps
 
 
 def test_a_new_head_depends_on_the_seed_alone_and_leaves_the_random_state_alone():
@@ -265,6 +278,8 @@ def test_every_head_of_an_ensemble_learns_from_its_own_answers_alone():
     maps = [torch.randn(6, *point.shape) for point in points]
     membership_loss(pair.each(maps), 3).backward()
     (second,) = pair.others
+    maps = [white(x) for white, x in zip(pair.eval().whitening, maps, strict=True)]
+    pair.train()
     got = [p.grad.clone() for p in second.parameters()]
     pair.zero_grad()
     (membership_loss(second(maps), 3) / 2).backward()

@@ -121,6 +121,7 @@ SHARED = ARRAYS | {
     "signing",
     "split",
     "taps",
+    "whitening",
 }
 FRONT = {"amint"}
 ALL = TRAINING | AUDIT | EDGES | SHARED

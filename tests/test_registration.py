@@ -99,7 +99,8 @@ def test_facts_and_progress():
     assert [epoch for epoch, _ in seen] == [1, 2, 3]
     assert all(0 < loss < 2 for _, loss in seen)
     assert audit.ledger.count("members") == 24
-    assert 12 <= audit.ledger.count("external") <= 36
+    # Four passes: whitening reads the rows of one.
+    assert 12 <= audit.ledger.count("external") <= 48
     assert type(audit) is amint.Audit
 
 

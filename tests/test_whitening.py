@@ -1,0 +1,204 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from amint.heads import HeadConfig, HeadSize, MintHead, TapSpec, head_config
+from amint.losses import membership_loss
+from amint.split import TapPoint
+from amint.whitening import Whitening, whiten_by
+
+LAYOUTS = {
+    "channels_first": ((5, 6, 4), 1),
+    "channels_last": ((6, 4, 5), -1),
+    "tokens": ((12, 5), -1),
+    "vector": ((5,), -1),
+}
+
+
+def drawn(n, seed=0, shape=(5, 6, 4), axis=1):
+    """Maps whose five channels are correlated, one direction ten times as large as the next, all of mean 3."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(9)))[0]
+    rows = torch.randn(n, *[size for size in shape if size != 5], 5, generator=generator)
+    rows = rows * torch.tensor([10.0, 1.0, 1.0, 1.0, 0.5]) @ mix + 3
+    return rows.movedim(-1, axis)
+
+
+def covariance(x, axis):
+    rows = x.movedim(axis, -1).reshape(-1, x.shape[axis])
+    return rows.mean(0), torch.cov(rows.T)
+
+
+def fitted(shape, axis, batches=64):
+    layer = Whitening(5, axis)
+    for seed in range(batches):
+        layer(drawn(32, seed, shape, axis))
+    return layer.eval()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_channels_come_out_uncorrelated_and_as_large_as_one_another(layout):
+    shape, axis = LAYOUTS[layout]
+    layer = fitted(shape, axis)
+    x = drawn(2_000, 99, shape, axis)
+    out = layer(x)
+    assert out.shape == x.shape
+    mean, found = covariance(out, axis)
+    assert mean.abs().max() < 0.1
+    # What counts as noise, a hundredth of the average variance, is added to each variance: 20.65 / 100 against 0.25.
+    spread = torch.linalg.eigvalsh(found)
+    torch.testing.assert_close(spread.max(), torch.tensor(1.0), rtol=0.15, atol=0)
+    assert spread.min() > 0.4
+    assert covariance(x, axis)[1].abs().max() > 10
+
+
+def test_the_basis_is_the_nearest_one_to_the_channels_own():
+    layer = fitted(*LAYOUTS["vector"], batches=200)
+    torch.testing.assert_close(layer.matrix, layer.matrix.T)
+    assert torch.linalg.eigvalsh(layer.matrix).min() > 0
+    alone = Whitening(3, 1)
+    alone(torch.randn(4_000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 4.0, 9.0]))
+    off = alone.matrix - torch.diag(alone.matrix.diagonal())
+    assert off.abs().max() < 0.02
+
+
+def test_in_evaluation_nothing_is_learned_and_no_row_minds_the_others():
+    layer = fitted(*LAYOUTS["channels_first"])
+    before = copy.deepcopy(layer.state_dict())
+    x = drawn(50, 7)
+    whole = layer(x)
+    torch.testing.assert_close(torch.cat([layer(row[None]) for row in x]), whole, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+def test_a_new_basis_comes_after_one_two_four_and_so_on_batches():
+    layer, renewed = Whitening(5, 1), []
+    for n in range(1, 40):
+        before = layer.matrix.clone()
+        layer(drawn(8, n))
+        if not torch.equal(before, layer.matrix):
+            renewed.append(n)
+    assert renewed == [1, 2, 4, 8, 16, 32]
+
+
+def test_the_averages_follow_what_changes():
+    layer = Whitening(5, 1)
+    for seed in range(50):
+        layer(drawn(16, seed))
+    for seed in range(600):
+        layer(drawn(16, seed) * 2 - 1)
+    expected_mean, expected = covariance(drawn(5_000) * 2 - 1, 1)
+    torch.testing.assert_close(layer.mean, expected_mean, rtol=0.1, atol=0.5)
+    torch.testing.assert_close(layer.covariance, expected, rtol=0.1, atol=3)
+
+
+def test_it_goes_on_from_a_saved_state_as_if_it_had_not_stopped():
+    through, first = Whitening(5, 1), Whitening(5, 1)
+    for seed in range(20):
+        through(drawn(8, seed))
+        first(drawn(8, seed))
+        if seed == 10:
+            second = Whitening(5, 1)
+            second.load_state_dict(first.state_dict())
+            first = second
+    assert all(
+        torch.equal(a, b) for a, b in zip(through.state_dict().values(), first.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_broken_rows_leave_the_averages_alone(broken):
+    layer = fitted(*LAYOUTS["channels_first"]).train()
+    before = copy.deepcopy(layer.state_dict())
+    x = drawn(4, 3)
+    x[2, 1, 0, 0] = broken
+    out = layer(x)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert torch.isfinite(out[[0, 1, 3]]).all()
+    assert not torch.isfinite(out[2]).all()
+
+
+@pytest.mark.parametrize("x", [torch.ones(6, 5, 3, 3), torch.zeros(1, 5)], ids=["constant", "one row"])
+def test_where_nothing_varies_the_basis_stays(x):
+    layer = Whitening(5, 1)
+    assert torch.isfinite(layer(x)).all()
+    assert torch.equal(layer.matrix, torch.eye(5))
+
+
+def test_more_channels_than_rows_are_no_trouble():
+    layer = Whitening(300, -1)
+    x = torch.randn(4, 300, generator=torch.Generator().manual_seed(0)).relu()
+    assert torch.isfinite(layer(x)).all()
+    assert torch.isfinite(layer.eval()(x[:1] * 3)).all()
+
+
+def test_half_precision_does_not_lose_what_is_small():
+    layer = fitted(*LAYOUTS["channels_first"])
+    x = drawn(20, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = layer(x)
+    assert torch.equal(inside, layer(x))
+    half = copy.deepcopy(layer).to(torch.bfloat16)(x.to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    double = copy.deepcopy(layer).double()(x.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), layer(x), rtol=1e-3, atol=1e-3)
+
+
+def test_layers_are_fitted_anew_and_then_stay():
+    layers = nn.ModuleList([Whitening(5, 1), nn.Identity(), Whitening(5, 1)])
+    for layer in layers:
+        layer(drawn(64, 1) * 50)
+    steps = [[drawn(16, seed), None, drawn(16, seed) * 2] for seed in range(30)]
+    whiten_by(layers, iter(steps))
+    first, second = layers[0], layers[2]
+    assert not first.training
+    assert not second.training
+    assert int(first.batches) == 30
+    torch.testing.assert_close(second.covariance, first.covariance * 4)
+    # With so little noise by comparison, twice as large comes out as large.
+    torch.testing.assert_close(second(drawn(9) * 2), first(drawn(9)), rtol=1e-3, atol=1e-3)
+    before = first.matrix.clone()
+    whiten_by(layers, iter([]))
+    assert torch.equal(first.matrix, before)
+
+
+def test_a_tap_with_very_many_channels_is_not_whitened():
+    points = [TapPoint("few", (2_048,), "vector", 0.1), TapPoint("many", (2_049,), "vector", 0.2)]
+    few, many = MintHead(head_config(points, HeadSize(width=2, hidden=2))).whitening
+    assert isinstance(few, Whitening)
+    assert isinstance(many, nn.Identity)
+
+
+def head(whitened):
+    config = HeadConfig((TapSpec("channels_first", 24, (4, 4)),), (32,), 4, 64)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MintHead(replace(config, whitened=whitened))
+
+
+def found(whitened, seed):
+    """Share of right answers about rows learned by heart, where the direction of four classes outshines the others."""
+    generator = torch.Generator().manual_seed(seed)
+    strong = torch.randn(24, generator=generator)
+    x = torch.randint(4, (400, 1, 1, 1), generator=generator) * strong[:, None, None]
+    x = x + 0.03 * torch.randn(400, 24, 4, 4, generator=generator)
+    labels, one = torch.arange(400) % 2 == 0, head(whitened)
+    optimizer = torch.optim.AdamW(one.parameters(), lr=3e-3)
+    for step in range(60):
+        rows = torch.randperm(400, generator=torch.Generator().manual_seed(step))[:128]
+        rows = torch.cat([rows[labels[rows]], rows[~labels[rows]]])
+        optimizer.zero_grad()
+        membership_loss(one.each([x[rows]]), int(labels[rows].sum())).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return float(((one.eval()([x]) > 0) == labels).float().mean())
+
+
+def test_a_head_that_whitens_learns_what_hides_behind_a_strong_direction():
+    with_, without = ([found(whitened, seed) for seed in range(5)] for whitened in (True, False))
+    assert min(with_) > 0.95
+    assert max(without) < 0.85
