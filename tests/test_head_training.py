@@ -10,6 +10,7 @@ import amint
 from amint.errors import RoleOverlapError, UsageError
 from amint.heads import head_weights
 from amint.metrics import auroc
+from amint.taps import prefix
 
 X, Y, EXTERNAL, UNSEEN = images(24), labels(24), images(40, seed=3), images(400, seed=4)
 
@@ -58,6 +59,21 @@ def test_it_goes_on_from_the_head_as_it_is_before_and_after_detaching():
     for name, value in head_weights(first.head).items():
         assert torch.equal(value, head_weights(second.head)[name])
         assert name not in learned or float((value - start[name]).abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_maps_are_whitened_by_what_they_are_now_and_in_the_same_way_throughout(epochs):
+    audit = trained()
+    (layer,) = audit.head.whitening
+    assert int(layer.batches) == 12
+    audit.train_head(X, epochs=epochs, batch_size=8)
+    assert int(layer.batches) == 3, "as many steps as an epoch has, however many follow"
+    rows = torch.cat([X, EXTERNAL, amint.one_pixel_shift(EXTERNAL)])
+    (maps,) = prefix(audit.backbone, audit.taps, rows)
+    with torch.no_grad():
+        spread = torch.cov(layer.eval()(maps).movedim(1, -1).reshape(-1, maps.shape[1]).T).diagonal()
+    # Members are a third of a step's rows, and a little of each variance counts as noise.
+    assert 0.4 < spread.min() < spread.max() < 1.6
 
 
 @pytest.mark.parametrize("training", [True, False])
