@@ -147,7 +147,8 @@ class Auditable(Audit):
         """Train the head alone for some more epochs, on the model as it now is: cheap, and it no longer moves.
 
         Call it when the model is trained, before :meth:`calibrate`. External rows and hard negatives are those of
-        :func:`amint.attach`; the model is not changed.
+        :func:`amint.attach`; the model is not changed. First the head's whitening is fitted to the maps as they now
+        are, in a pass over as many rows as an epoch has, or a hundred steps if that is fewer.
 
         Args:
             members: the rows the model was trained on, as it sees them when it is used. A loader's own batches are

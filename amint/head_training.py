@@ -50,10 +50,12 @@ def train_head(
 ) -> None:
     """Train the head of an audit, and nothing else, with :func:`amint.head_optimizers`; the rate falls along a cosine.
 
+    Its whitening is fitted first, to the maps of an epoch or of a hundred steps, and stays.
+
     Args:
         audit: its head is trained in place; its ledger notes the rows.
         mixture: the "not a member" rows.
-        members: read once an epoch.
+        members: read once before the first epoch, and once in each.
         history: the curves go on there.
         epochs, lr, batch_size, seed, progress: as in :func:`amint.register`.
 
