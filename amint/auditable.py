@@ -148,15 +148,15 @@ class Auditable(Audit):
 
         Call it when the model is trained, before :meth:`calibrate`. External rows and hard negatives are those of
         :func:`amint.attach`; the model is not changed. First the head's whitening is fitted to the maps as they now
-        are, in a pass over as many rows as an epoch has, or a hundred steps if that is fewer.
+        are, in a pass of a hundred steps at most.
 
         Args:
             members: the rows the model was trained on, as it sees them when it is used. A loader's own batches are
-                used; datasets and tensors are shuffled.
+                used, and it should shuffle; datasets and tensors are shuffled.
             epochs, lr, batch_size, seed, progress: as in :func:`amint.register`.
 
         Raises:
-            UsageError: nothing to train on, bad arguments, or several processes.
+            UsageError: nothing to train on, a generator of members, bad arguments, or several processes.
             NonFiniteError: the loss became NaN or infinite.
         """
         check_training(epochs, lr, batch_size)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amint.audit import Audit
-from amint.batches import Source, batches_of, inputs_of
+from amint.batches import Source, batches_of, inputs_of, refuse_generator
 from amint.errors import NonFiniteError, UsageError
 from amint.history import History, balanced_accuracy
 from amint.losses import membership_loss
@@ -50,7 +50,7 @@ def train_head(
 ) -> None:
     """Train the head of an audit, and nothing else, with :func:`amint.head_optimizers`; the rate falls along a cosine.
 
-    Its whitening is fitted first, to the maps of an epoch or of a hundred steps, and stays.
+    Its whitening is fitted first, to the maps of an epoch or of its first hundred steps, and stays.
 
     Args:
         audit: its head is trained in place; its ledger notes the rows.
@@ -63,6 +63,7 @@ def train_head(
         UsageError: there are no members.
         NonFiniteError: the loss became NaN or infinite.
     """
+    refuse_generator("members", members)
     loader = batches_of(members, batch_size, shuffle_seed=seed)
 
     def maps_of(x: Tensor) -> tuple[list[Tensor], int]:
@@ -77,34 +78,37 @@ def train_head(
     # As part of a model that was put into evaluation mode it may be in that.
     mode = audit.head.training
     audit.head.train()
-    with isolated(seed, epochs):
-        batches = islice(loader, _STEPS_TO_WHITEN)
-        whiten_by(audit.head.whitening, (maps_of(inputs_of(batch).to(audit.device))[0] for batch in batches))
-    for epoch in range(epochs):
-        losses = []
-        # A loader shuffles, and transforms draw, from the global generators.
-        with isolated(seed, epoch):
-            for batch in loader:
-                maps, inside = maps_of(inputs_of(batch).to(audit.device))
-                logits = audit.head.each(maps)
-                loss = membership_loss(logits, inside)
-                if not bool(torch.isfinite(loss)):
-                    raise NonFiniteError(
-                        f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or lower lr"
-                    )
-                audit.head.zero_grad()
-                loss.backward()
-                for optimizer in optimizers:
-                    optimizer.step()
-                history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits.mean(dim=1), inside))
-                losses.append(loss.item())
-        if not losses:
-            raise UsageError(
-                "the members' loader yielded nothing; it must give the rows the model was trained on each time it is "
-                "iterated over (a generator gives them once: pass a DataLoader or a dataset)"
-            )
-        for schedule in schedules:
-            schedule.step()
-        if progress is not None:
-            progress(epoch + 1, sum(losses) / len(losses))
-    audit.head.train(mode)
+    try:
+        with isolated(seed, epochs):
+            batches = islice(loader, _STEPS_TO_WHITEN)
+            whiten_by(audit.head.whitening, (maps_of(inputs_of(batch).to(audit.device))[0] for batch in batches))
+        for epoch in range(epochs):
+            losses = []
+            # A loader shuffles, and transforms draw, from the global generators.
+            with isolated(seed, epoch):
+                for batch in loader:
+                    maps, inside = maps_of(inputs_of(batch).to(audit.device))
+                    logits = audit.head.each(maps)
+                    loss = membership_loss(logits, inside)
+                    if not bool(torch.isfinite(loss)):
+                        raise NonFiniteError(
+                            f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or "
+                            "lower lr"
+                        )
+                    audit.head.zero_grad()
+                    loss.backward()
+                    for optimizer in optimizers:
+                        optimizer.step()
+                    history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits.mean(dim=1), inside))
+                    losses.append(loss.item())
+            if not losses:
+                raise UsageError(
+                    "the members' loader yielded nothing; it must give the rows the model was trained on each time it "
+                    "is iterated over (a generator gives them once: pass a DataLoader or a dataset)"
+                )
+            for schedule in schedules:
+                schedule.step()
+            if progress is not None:
+                progress(epoch + 1, sum(losses) / len(losses))
+    finally:
+        audit.head.train(mode)

@@ -48,7 +48,8 @@ def register(
     Args:
         model: the trained model; not changed in any way.
         members: the rows it was trained on (all of them, for a register), as the model sees them when it is used. A
-            loader's own batches are used; datasets and tensors are shuffled.
+            loader's own batches are used, and it should shuffle; datasets and tensors are shuffled. They are read once
+            more than there are epochs: the first pass, of a hundred steps at most, is for :mod:`amint.whitening`.
         external: rows that look like members and were not trained on.
         split, ratio, negatives, tolerance, head: as in :func:`amint.attach`.
         epochs: passes over the members.
@@ -63,7 +64,7 @@ def register(
         An audit, to be calibrated and saved like one from :func:`amint.attach`.
 
     Raises:
-        UsageError: nothing to train on, or bad arguments.
+        UsageError: nothing to train on, a generator of members, or bad arguments.
         NonFiniteError: the loss became NaN or infinite.
     """
     check_training(epochs, lr, batch_size)

@@ -9,7 +9,8 @@ Source: decorrelated batch normalisation, Huang et al. (2018, CVPR), section 3, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ class Whitening(nn.Module):
 
     Of all such bases this is the one nearest to the channels' own (ZCA), so that a new one differs little from the one
     before. While training a new one is taken after 1, 2, 4, 8, ... batches: what follows has to learn in each anew.
+    Averages and basis are in single precision at least, whatever that of the model is.
 
     Args:
         channels: how many there are.
@@ -50,51 +52,69 @@ class Whitening(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Half precision would round away what is small.
         with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(self.axis, -1)
-            if self.training:
-                self._learn(wide.detach().reshape(-1, wide.shape[-1]))
+            if self.training and self.learn(x, max(1 / (int(self.batches) + 1), _LEAST)):
+                n = int(self.batches)
+                if n & (n - 1) == 0:
+                    self.renew()
+            wide = _wide(x, self.axis)
             matrix, mean = self.matrix.to(wide), self.mean.to(wide)
             return F.linear(wide, matrix, -(matrix @ mean)).movedim(-1, self.axis).to(x.dtype)
 
     @torch.no_grad()
-    def _learn(self, rows: Tensor) -> None:
+    def learn(self, x: Tensor, share: float) -> bool:
+        """Let maps make up that share of the averages; False, and nothing else, if some are NaN or infinite."""
+        rows = _wide(x, self.axis).reshape(-1, len(self.mean))
         mean = rows.mean(dim=0)
-        centred = rows - mean
-        covariance = centred.T @ centred / len(rows)
+        centred, away = rows - mean, mean - self.mean.to(rows)
+        covariance = centred.T @ centred / len(rows) + (1 - share) * torch.outer(away, away)
         if not bool(torch.isfinite(covariance).all()):
-            return  # One broken row would stay in the averages; the loss names it.
+            return False  # One broken row would stay in the averages; the loss names it.
         self.batches += 1
-        n = int(self.batches)
-        share = max(1 / n, _LEAST)
         self.mean.lerp_(mean.to(self.mean), share)
         self.covariance.lerp_(covariance.to(self.covariance), share)
-        if n & (n - 1) == 0:
-            self.renew()
+        return True
 
     @torch.no_grad()
     def renew(self) -> None:
         """Take the basis that the averages call for."""
-        wide = self.covariance.to("cpu", torch.float64)
-        variances, directions = torch.linalg.eigh(wide)
+        variances, directions = torch.linalg.eigh(self.covariance.cpu().double())
         if not bool(variances.sum() > torch.finfo(torch.float32).tiny):
             return  # Nothing varies, or nothing was seen.
         scale = (variances.clamp_min(0) + _NOISE * variances.mean()).rsqrt()
-        self.matrix.copy_((directions * scale) @ directions.T)
+        # Another tensor: a backward pass that is still to come needs the basis of its own forward pass.
+        self.matrix = ((directions * scale) @ directions.T).to(self.matrix)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **options: Any) -> Self:
+        before = dict(self.named_buffers())
+        super()._apply(fn, *args, **options)  # type: ignore[no-untyped-call]
+        for name, value in before.items():
+            now = getattr(self, name)
+            if now.is_floating_point() and torch.promote_types(now.dtype, torch.float32) != now.dtype:
+                setattr(self, name, value.to(now.device))
+        return self
 
 
 def whiten_by(layers: Iterable[nn.Module], steps: Iterable[Sequence[Tensor]]) -> None:
-    """Fit those of the layers that whiten to the maps of a few steps, one map a layer.
+    """Fit those of the layers that whiten to the maps of a few steps, one map a layer; every row counts alike.
 
-    They are left in evaluation mode: as they are, they stay while the rest of the head learns.
+    They are left in evaluation mode: as they are, they stay while the rest of the head learns. Without any step, or
+    where one of them fails, nothing changes.
     """
     of_map = {i: layer for i, layer in enumerate(layers) if isinstance(layer, Whitening)}
-    for layer in of_map.values():
-        layer.batches.zero_()
-        layer.train()
-    with torch.no_grad():
-        for maps in steps:
-            for i, layer in of_map.items():
-                layer(maps[i])
-    for layer in of_map.values():
-        layer.renew()
+    fitted = {i: Whitening(len(layer.mean), layer.axis).to(layer.mean) for i, layer in of_map.items()}
+    seen = 0
+    for maps in steps:
+        seen += len(maps[0])
+        for i, layer in fitted.items():
+            layer.learn(maps[i], len(maps[i]) / seen)
+    if not seen:
+        return
+    for i, layer in of_map.items():
+        fitted[i].renew()
+        layer.load_state_dict(fitted[i].state_dict())
         layer.eval()
+
+
+def _wide(x: Tensor, axis: int) -> Tensor:
+    """Channels last, in single precision at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)).movedim(axis, -1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from toys import Net, images, labels, same, train
 
 import amint
@@ -74,6 +75,19 @@ def test_maps_are_whitened_by_what_they_are_now_and_in_the_same_way_throughout(e
         spread = torch.cov(layer.eval()(maps).movedim(1, -1).reshape(-1, maps.shape[1]).T).diagonal()
     # Members are a third of a step's rows, and a little of each variance counts as noise.
     assert 0.4 < spread.min() < spread.max() < 1.6
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_head_that_could_not_learn_on_is_as_it_was(training):
+    audit = trained(steps=30)
+    audit.backbone.train(training)
+    before, scores = head_weights(audit.head), audit.score(UNSEEN)
+    for members, message in ((DataLoader([]), "yielded nothing"), (iter([X]), "is a generator")):
+        with pytest.raises(UsageError, match=message):
+            audit.train_head(members, epochs=1)
+    assert same(before, head_weights(audit.head))
+    assert torch.equal(scores, audit.score(UNSEEN))
+    assert all(module.training == training for module in audit.backbone.modules())
 
 
 @pytest.mark.parametrize("training", [True, False])

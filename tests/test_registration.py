@@ -127,7 +127,7 @@ def test_rows_seen_cannot_calibrate():
             EXTERNAL,
             {"epochs": 2},
             UsageError,
-            "gives them once: pass a DataLoader",
+            "gives its rows only once; pass a DataLoader",
         ),
         (5, EXTERNAL, {}, UsageError, "expected a DataLoader, a dataset .* got int"),
         (images(9, side=6), EXTERNAL, {}, StepError, r"external rows are .* members .*\(2, 6, 6\); give both the same"),

@@ -1,4 +1,5 @@
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -141,8 +142,12 @@ def test_half_precision_does_not_lose_what_is_small():
     with torch.autocast("cpu", torch.bfloat16):
         inside = layer(x)
     assert torch.equal(inside, layer(x))
-    half = copy.deepcopy(layer).to(torch.bfloat16)(x.to(torch.bfloat16))
-    assert half.dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, torch.float16):
+        less = copy.deepcopy(layer).to(dtype)
+        half = less(x.to(dtype))
+        assert half.dtype == dtype
+        assert all(torch.equal(value, layer.state_dict()[name]) for name, value in less.state_dict().items())
+        assert torch.equal(half, layer(x.to(dtype).float()).to(dtype))
     double = copy.deepcopy(layer).double()(x.double())
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), layer(x), rtol=1e-3, atol=1e-3)
@@ -161,9 +166,42 @@ def test_layers_are_fitted_anew_and_then_stay():
     torch.testing.assert_close(second.covariance, first.covariance * 4)
     # With so little noise by comparison, twice as large comes out as large.
     torch.testing.assert_close(second(drawn(9) * 2), first(drawn(9)), rtol=1e-3, atol=1e-3)
-    before = first.matrix.clone()
-    whiten_by(layers, iter([]))
-    assert torch.equal(first.matrix, before)
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_what_could_not_be_fitted_is_as_it_was(failing):
+    def steps():
+        if failing:
+            yield [drawn(16, 1)]
+            raise RuntimeError("a broken loader")
+
+    layer = Whitening(5, 1)
+    for seed in range(7):
+        layer(drawn(16, seed))
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError) if failing else nullcontext():
+        whiten_by([layer], steps())
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert layer.training
+
+
+def test_every_row_that_is_fitted_to_counts_alike():
+    rows = drawn(130, 4, (5,), 1)
+    one, parts = Whitening(5, 1), Whitening(5, 1)
+    whiten_by([one], [[rows]])
+    whiten_by([parts], [[part] for part in rows.split([64, 1, 63, 2])])
+    torch.testing.assert_close(parts.mean, rows.mean(0))
+    torch.testing.assert_close(parts.covariance, torch.cov(rows.T, correction=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(parts.matrix, one.matrix, rtol=1e-3, atol=1e-3)
+
+
+def test_passes_can_be_added_up_before_they_are_gone_back_through():
+    layer, total = Whitening(5, 1), torch.zeros(())
+    maps = [drawn(8, seed).requires_grad_() for seed in range(9)]
+    for x in maps:
+        total = total + layer(x).square().sum()
+    total.backward()
+    assert all(torch.isfinite(x.grad).all() and x.grad.abs().max() > 0 for x in maps)
 
 
 def test_a_tap_with_very_many_channels_is_not_whitened():
