@@ -57,7 +57,9 @@ class Whitening(nn.Module):
                 if n & (n - 1) == 0:
                     self.renew()
             wide = _wide(x, self.axis)
-            matrix, mean = self.matrix.to(wide), self.mean.to(wide)
+            # A backward pass that is still to come needs the basis of its own forward pass.
+            matrix = self.matrix.to(wide, copy=self.training)
+            mean = self.mean.to(wide)
             return F.linear(wide, matrix, -(matrix @ mean)).movedim(-1, self.axis).to(x.dtype)
 
     @torch.no_grad()
@@ -81,8 +83,7 @@ class Whitening(nn.Module):
         if not bool(variances.sum() > torch.finfo(torch.float32).tiny):
             return  # Nothing varies, or nothing was seen.
         scale = (variances.clamp_min(0) + _NOISE * variances.mean()).rsqrt()
-        # Another tensor: a backward pass that is still to come needs the basis of its own forward pass.
-        self.matrix = ((directions * scale) @ directions.T).to(self.matrix)
+        self.matrix.copy_((directions * scale) @ directions.T)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **options: Any) -> Self:
         before = dict(self.named_buffers())
