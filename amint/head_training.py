@@ -60,7 +60,7 @@ def train_head(
         epochs, lr, batch_size, seed, progress: as in :func:`amint.register`.
 
     Raises:
-        UsageError: there are no members.
+        UsageError: there are no members, or a generator gives them.
         NonFiniteError: the loss became NaN or infinite.
     """
     refuse_generator("members", members)

@@ -52,9 +52,9 @@ class Whitening(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Half precision would round away what is small.
         with torch.autocast(x.device.type, enabled=False):
-            if self.training and self.learn(x, max(1 / (int(self.batches) + 1), _LEAST)):
-                n = int(self.batches)
-                if n & (n - 1) == 0:
+            if self.training:
+                n = int(self.batches) + 1
+                if self.learn(x, max(1 / n, _LEAST)) and n & (n - 1) == 0:
                     self.renew()
             wide = _wide(x, self.axis)
             # A backward pass that is still to come needs the basis of its own forward pass.
@@ -99,9 +99,11 @@ def whiten_by(layers: Iterable[nn.Module], steps: Iterable[Sequence[Tensor]]) ->
     """Fit those of the layers that whiten to the maps of a few steps, one map a layer; every row counts alike.
 
     They are left in evaluation mode: as they are, they stay while the rest of the head learns. Without any step, or
-    where one of them fails, nothing changes.
+    where one of them fails, nothing changes. Where no layer whitens, no step is taken.
     """
     of_map = {i: layer for i, layer in enumerate(layers) if isinstance(layer, Whitening)}
+    if not of_map:
+        return
     fitted = {i: Whitening(len(layer.mean), layer.axis).to(layer.mean) for i, layer in of_map.items()}
     seen = 0
     for maps in steps:

@@ -185,6 +185,12 @@ def test_what_could_not_be_fitted_is_as_it_was(failing):
     assert layer.training
 
 
+def test_no_step_is_taken_for_layers_that_do_not_whiten():
+    steps = iter([[drawn(4)]])
+    whiten_by([nn.Identity()], steps)
+    assert len(list(steps)) == 1
+
+
 def test_every_row_that_is_fitted_to_counts_alike():
     rows = drawn(130, 4, (5,), 1)
     one, parts = Whitening(5, 1), Whitening(5, 1)
