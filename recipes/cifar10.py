@@ -47,7 +47,6 @@ class Cifar10(Settings):
     epochs: int = 15
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 1.0
     head_lr: float = 3e-3
-    head_epochs: int = 12
     out: Path = Path("runs/cifar10")
 
 

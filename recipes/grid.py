@@ -22,10 +22,8 @@ MODULES: dict[str, Any] = {
     "casia_webface": casia_webface,
 }
 SPLITS = ("entry", "middle", "output")
-# Steps of 256 members keep a GPU busy. Whitened, all layers tell images apart unasked: the MINT gradient in the network
-# can only cost its task something, and the head learns as well without it.
+# Steps of 256 members keep a GPU busy.
 STEPS: dict[str, Any] = {"data_root": Path(), "batch": 256, "ratio": 1.0, "lambda_": 1.0, "head_lr": 3e-3}
-STEPS |= {"trunk_gradient": 0.0}
 # Tens of thousands of members need a larger head, whose steps cost a CPU several times as much, a GPU hardly more.
 MANY = 10_000
 LARGE: dict[str, Any] = {"head_hidden": 1024}

@@ -21,13 +21,15 @@ APART = ("seed", "seeds", "only", "out", "data_root", "device")
 class Small(Cifar10):
     """A CIFAR-10 training small enough to be repeated dozens of times on 2 CPU cores.
 
-    ``only`` takes the lines named so, or beginning so where none is, beside the first; the head ends with the network.
+    The whole MINT gradient enters the network, as in the paper, and the head ends with it. ``only`` takes the lines
+    named so, or beginning so where none is, beside the first.
     """
 
     arch: str = "resnet10t"
     members: int = 1000
     external: int = 2000
     epochs: int = 24
+    trunk_gradient: float = 1.0
     ratio: float = 2.0
     head_lr: float = 1e-3
     head_epochs: int = 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 MINT = ("MINT\nbalanced", "AUROC", "TPR\n1 %", "TPR\n0.1 %")
-HEADINGS = ("", "plain", "audited", *MINT, "registered\nTPR 1 %", "hash list\nTPR 1 %")
+HEADINGS = ("", "plain", "audited", *MINT, "regis-\ntered\nTPR 1 %", "hash\nlist\nTPR 1 %")
 
 
 def show(data: str, rows: Sequence[Mapping[str, Any]], wanted: int) -> None:
@@ -18,7 +19,10 @@ def show(data: str, rows: Sequence[Mapping[str, Any]], wanted: int) -> None:
     said = [f"{len(rows)} of {wanted} rows", *sorted(size)]
     if not all(row["scaled_down"] for row in rows):
         said.append("second lines: the paper")
-    table = Table(*HEADINGS, title=f"{data}: {'; '.join(said)}")
+    # Narrow enough for 80 columns: where it is narrower still, names of networks are folded, figures never cut.
+    table = Table(title=f"{data}: {'; '.join(said)}", box=SIMPLE_HEAD, padding=0)
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading, no_wrap=place > 0, overflow="fold")
     for row in rows:
         measured, paper = row["measured"], None if row["scaled_down"] else row["paper"]
         active = measured["active MINT"]
