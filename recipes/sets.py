@@ -16,6 +16,7 @@ import torch
 from data import resized
 from finished import finished
 from launch import launch
+from rich.console import Console
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def main(
     alpha: float = 0.01,
     repeats: int = 1000,
     smoke: bool = False,
-) -> dict[str, Any]:
+) -> None:
     """Judge random sets of ``size``, and lists of ``half`` members and as many unseen; print and save the figures.
 
     They are saved in ``out``, by default the folder of the run, or runs/sets with ``smoke``.
@@ -91,16 +92,18 @@ def main(
         mixed = np.concatenate([rng.choice(part, half, replace=False) for part in (members, unseen)])
         listed = false_discovery_control(known.p_values(mixed)) <= 5 * alpha
         wrong.append(listed[half:].sum() / max(1, listed.sum()))
-    found = {
+    power = amint.verify(audit, x[:size], alpha=alpha).power
+    found: dict[str, Any] = {
         f"largest p of {repeats} sets of {size} members": max(used),
         f"median p of {repeats} sets of {size} unseen images": float(np.median(null)),
         f"share of them with p <= {alpha}": float(np.mean(np.array(null) <= alpha)),
         f"mean false discovery proportion at level {5 * alpha}, half members": float(np.mean(wrong)),
-        "samples needed": amint.verify(audit, x[:size], alpha=alpha).power,
+        "samples that a verdict takes": None if power is None else power["needed"],
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sets.json").write_text(json.dumps(found, indent=1))
-    return found
+    (out / "sets.json").write_text(json.dumps(found | {"power": power}, indent=1))
+    for name, value in found.items():
+        Console().print(f"{name}: {value:.2g}" if isinstance(value, float) else f"{name}: {value}", markup=False)
 
 
 if __name__ == "__main__":
