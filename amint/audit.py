@@ -76,6 +76,11 @@ class Audit:
         self.bundle: bundle.Bundle | None = None
         self._calibrated_weights: dict[str, str] | None = None
 
+    def __repr__(self) -> str:
+        taps = ", ".join(point.name for point in self.points)
+        known = "not calibrated" if self.records is None else f"calibrated on {len(self.records):,}"
+        return f"<{type(self).__name__}: {type(self.backbone).__name__}, tapped at {taps}; {known}>"
+
     @property
     def device(self) -> torch.device:
         """Where the head, and so the model, lives."""

@@ -221,8 +221,12 @@ class Auditable(Audit):
         """Restore what :meth:`state_dict` gave, into an audit attached with the same arguments.
 
         Raises:
-            UsageError: the run was started with another commitment, or with none.
+            UsageError: the run was started with another commitment, or with none; or this is no state of an audit.
         """
+        if lacking := self.state_dict().keys() - state.keys():
+            raise UsageError(
+                f"this is no state of an audit: it lacks {', '.join(sorted(lacking))}; pass audit.state_dict()"
+            )
         check_same(state["commitment"], self.facts.get("commitment"))
         load_head_weights(self.head, state["head"])
         self.mixture.stream.load_state_dict(state["stream"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amint.architecture import Architecture
+from amint.metrics import fpr_note
 from amint.preprocessing import Preprocessing
 
 __all__ = ["METHODS", "UPDATES", "architecture_words", "evaluation_rows", "preprocessing_words", "settings"]
@@ -17,6 +18,7 @@ UPDATES = {
     "unaccounted_updates": "without the head",
     "replaced_weights": "weights from elsewhere",
 }
+_AT = "tpr_at_fpr_"
 _SETTINGS = {
     "balance": "Balance of the two losses",
     "trunk_gradient": "Share of the MINT gradient that enters the model",
@@ -57,7 +59,7 @@ def evaluation_rows(figures: Any) -> list[tuple[str, str]]:
     if not isinstance(figures, Mapping):
         return []
     level = figures.get("alpha")
-    return [(_figure_name(name, level), _figure(found)) for name, found in figures.items() if name != "alpha"]
+    return [(_figure_name(name, level), _figure(name, found)) for name, found in figures.items() if name != "alpha"]
 
 
 def architecture_words(architecture: Architecture) -> str:
@@ -84,16 +86,18 @@ def _by_channel(numbers: Sequence[float]) -> str:
 def _figure_name(name: str, level: Any) -> str:
     if name == "balanced_accuracy" and isinstance(level, float):
         return f"balanced accuracy, at alpha = {level:g}"
-    return name.replace("tpr_at_fpr_", "TPR at an FPR of ").replace("auroc", "AUROC").replace("_", " ")
+    return name.replace(_AT, "TPR at an FPR of ").replace("auroc", "AUROC").replace("_", " ")
 
 
-def _figure(found: Any) -> str:
+def _figure(name: str, found: Any) -> str:
     try:
         value, low, high = (float(found[key]) for key in ("value", "low", "high"))
         members, others = (int(n) for n in found["n"])
+        note = fpr_note(float(name.removeprefix(_AT)), others) if name.startswith(_AT) else ""
     except (KeyError, TypeError, ValueError, OverflowError):
         return str(found)
-    return f"{value:.3f} (95 % interval {low:.3f} – {high:.3f}; {members:,} members, {others:,} unseen)"
+    counts = "; ".join(said for said in (f"{members:,} members, {others:,} unseen", note) if said)
+    return f"{value:.3f} (95 % interval {low:.3f} – {high:.3f}; {counts})"
 
 
 def _text(value: Any) -> str:

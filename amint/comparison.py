@@ -225,6 +225,6 @@ def _notes(rows: LabelledRows, parts: Parts) -> list[str]:
         shown = ", ".join(f"{100 * fpr:g} %" for fpr in wanting)
         notes.append(
             f"Too few non-members for the TPR at {shown} FPR: {others} were audited, {samples_needed(min(wanting))} "
-            "are needed, so that twice as many have to be given."
+            f"are needed: give at least {2 * samples_needed(min(wanting))}, half of which are audited."
         )
     return [note for note in notes if note]

@@ -68,6 +68,10 @@ class Verdict:
     def __post_init__(self) -> None:
         object.__setattr__(self, "items", Items.of(self.items))
 
+    def __repr__(self) -> str:
+        chance = "" if self.p_value is None else f", p = {self.p_value:.2g}"
+        return f"<Verdict: {self.decision}{chance}, {len(self.items):,} items>"
+
     @property
     def _items(self) -> Items:
         return Items.of(self.items)

@@ -209,6 +209,8 @@ def open_design(path: Path, make_module: Callable[[], nn.Module]) -> Fleet:
     Raises:
         UsageError: there is none, or a file is damaged or belongs to another fleet.
     """
+    if not (path / DESIGN).is_file():
+        raise no_fleet(path)
     try:
         facts = json.loads((path / DESIGN).read_bytes())
         marks, members = (np.load(path / f"{name}.npy", allow_pickle=False) for name in ("marks", "members"))
@@ -223,6 +225,11 @@ def open_design(path: Path, make_module: Callable[[], nn.Module]) -> Fleet:
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"there is no readable fleet of references in {path}: {error}") from error
     return Fleet(path, make_module, facts, marks, members)
+
+
+def no_fleet(path: Path) -> UsageError:
+    """What to raise where no fleet is."""
+    return UsageError(f"there is no fleet of references in {path}; amint.train_references(..., out=...) makes one")
 
 
 def _design(marks: NDArray[np.int64], members: NDArray[np.bool_]) -> str:

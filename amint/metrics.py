@@ -27,6 +27,7 @@ __all__ = [
     "balanced_accuracy",
     "balanced_accuracy_interval",
     "clopper_pearson",
+    "fpr_note",
     "roc",
     "summary",
     "tpr_at_fpr",
@@ -204,11 +205,12 @@ def summary(
     for fpr in fprs:
         value = tpr_at_fpr(scores, is_member, fpr)
         interval = tpr_at_fpr_interval(scores, is_member, fpr, confidence)
-        found.append(measured(tpr_name(fpr), value, interval, _fpr_note(fpr, n_others)))
+        found.append(measured(tpr_name(fpr), value, interval, fpr_note(fpr, n_others)))
     return {measurement.name: measurement for measurement in found}
 
 
-def _fpr_note(fpr: float, n_others: int) -> str:
+def fpr_note(fpr: float, n_others: int) -> str:
+    """Why a TPR at this FPR cannot be taken at face value with so many non-members, or an empty text."""
     if fpr <= 0:
         return "an FPR of 0 cannot be shown by any number of non-members"
     needed = samples_needed(fpr)

@@ -83,8 +83,8 @@ def train_references(
     loader, objects such as callbacks count by their type alone.
 
     Args:
-        make_module: makes a new LightningModule, as the target was trained in; called anew for each model. With several
-            workers it must be importable, so no lambda.
+        make_module: makes a new LightningModule, as the target was trained in, not the bare network; called anew for
+            each model. With several workers it must be importable, so no lambda.
         dataset: the pool, samples as ``training_step`` takes them, with an index. Samples equal to each other go into
             the same half.
         out: the fleet's folder.

@@ -175,6 +175,12 @@ class Roles:
     asked: tuple[int, int, int]
     groups_sha256: str | None = None
 
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{role}={len(getattr(self, role))}" for role in ("members", "external", "calibration", "unseen")
+        )
+        return f"<Roles: {counts}, seed={self.seed}>"
+
 
 def assign_roles(
     n: int, *, members: int, external: int, calibration: int, seed: int, groups: Tensor | ArrayLike | None = None

@@ -161,8 +161,8 @@ def _run(model: nn.Module, x: Tensor) -> Any:
         return model(x)
     except Exception as error:
         raise SplitError(
-            f"the network does not run on inputs of shape {tuple(x.shape)} and type {x.dtype}: {error}. External rows "
-            "and examples must look like the model's own inputs"
+            f"the network does not run on inputs of shape {tuple(x.shape)} and type {x.dtype}: "
+            f"{str(error).rstrip('.')}. Examples and external rows must look like the model's own inputs"
         ) from error
 
 

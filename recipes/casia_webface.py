@@ -35,7 +35,11 @@ PAPER = Paper("casia_webface", 200_000, 250_000, {"mobilenet entry": (0.86, 0.15
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Casia(Settings):
-    """Defaults for 2 CPU cores and a small share of the images."""
+    """Defaults for 2 CPU cores and a small share of the images.
+
+    Attributes:
+        orl: take the ORL faces in the data's folder.
+    """
 
     members: int = 4000
     external: int = 5000

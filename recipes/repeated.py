@@ -21,8 +21,11 @@ APART = ("seed", "seeds", "only", "out", "data_root", "device")
 class Small(Cifar10):
     """A CIFAR-10 training small enough to be repeated dozens of times on 2 CPU cores.
 
-    The whole MINT gradient enters the network, as in the paper, and the head ends with it. ``only`` takes the lines
-    named so, or beginning so where none is, beside the first.
+    The whole MINT gradient enters the network, as in the paper, and the head ends with it.
+
+    Attributes:
+        seeds: as many trainings of each line, from the first seed on.
+        only: the lines named so, or beginning so where none is, beside the first; all without it.
     """
 
     arch: str = "resnet10t"

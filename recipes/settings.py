@@ -25,12 +25,37 @@ MOST_RATIO = 1000
 class Settings:
     """The arguments of every recipe. A row is scaled down unless it has the paper's numbers of members and external.
 
-    ``side`` is the height and width of inputs; ``split`` is entry, middle, output, or module names with commas;
-    ``trunk_gradient`` is the share of the MINT gradient that enters the network: 1 in the paper; with 0 the network
-    trains as without an audit, and ``lambda``, lambda2/lambda1 of the paper, counts for nothing. With ``tap_lr`` the
-    layers that the head reads learn at a rate of their own, without it as fast as the rest. After the ``epochs`` of the
-    network its head is trained alone for ``head_epochs`` more. With ``precision`` bf16 the network trains under
-    autocast; the head alone, and whatever is judged, does not.
+    Attributes:
+        data_root: the folder that holds the data.
+        arch: any network of timm.
+        split: entry, middle, output, or module names with commas.
+        members: training images.
+        external: images that the head sees as "not a member".
+        calibration: images that nothing is trained on, which set the threshold.
+        side: height and width of inputs.
+        epochs: of the network.
+        lambda_: lambda2/lambda1 of the paper, the weight of the MINT loss; counts for nothing without a trunk gradient.
+        trunk_gradient: share of the MINT gradient that enters the network: 1 in the paper, 0 trains as without amint,
+            and finds as many, as heads whiten what they read.
+        lr: highest learning rate of the network.
+        tap_lr: the same of the layers that the head reads; as the rest without it.
+        head_lr: the same of the head.
+        head_width: channels that the head makes of a map.
+        head_pool: places, in each direction, that it keeps of a map.
+        head_hidden: units of its dense layers.
+        head_ensemble: heads that learn apart, their scores averaged.
+        head_epochs: of the head alone, after those of the network.
+        label_smoothing: of the task's loss.
+        augment: whether the task trains on turned and moved images.
+        batch: members a step.
+        ratio: external rows a member and step.
+        most_unseen: images to judge on, at most.
+        hard_negatives: whether moved or mirrored images are shown to the head as "not a member", too.
+        seed: of roles, weights and order.
+        device: such as cpu or cuda.
+        precision: bf16 trains the network under autocast, not the head alone, and judges nothing so.
+        out: where the row, and the bundle, are written.
+        smoke: a few images, one epoch, a small network: does everything run?
 
     Raises:
         UsageError: a value with which no row can be made.
@@ -45,8 +70,6 @@ class Settings:
     side: int = 32
     epochs: int = 10
     lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
-    # Whitened, all layers tell images apart unasked: the MINT gradient in the network can only cost its task something,
-    # and the head learns as well without it.
     trunk_gradient: float = 0.0
     lr: float = 4e-3
     tap_lr: float | None = None
@@ -88,16 +111,10 @@ class Settings:
         try:
             torch.empty(1, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(
-                f"--device {self.device} cannot be used here ({error}); --device cpu always can"
-            ) from error
+            raise UsageError(f"--device {self.device} cannot be used here ({error}); cpu always can") from error
 
     def head_size(self) -> amint.HeadSize:
-        """How large the head is.
-
-        Raises:
-            UsageError: a size that no head can have.
-        """
+        """How large the head is; UsageError for a size that no head can have."""
         return amint.HeadSize(self.head_width, self.head_pool, self.head_hidden, self.head_ensemble)
 
     def budget(self) -> Self:

@@ -77,6 +77,14 @@ def test_a_training_pass_without_gradients(trunk_gradient):
     step(model, audit)
 
 
+def test_what_is_no_state_is_refused():
+    _, audit = attached(1.0)
+    before = audit.state_dict()
+    with pytest.raises(UsageError, match=r"lacks accounting, balance, .*stream; pass audit.state_dict\(\)"):
+        audit.load_state_dict({"commitment": None, "head": {}})
+    assert audit.state_dict()["steps"] == before["steps"]
+
+
 @each
 def test_paused_passes_are_plain(trunk_gradient):
     model, audit = attached(trunk_gradient)
@@ -156,7 +164,7 @@ def test_a_balance_that_breaks_is_named():
     [
         (
             images(20, channels=3),
-            r"not run on inputs of shape \(2, 3, 8, 8\) .*External rows .* must look like",
+            r"not run on inputs of shape \(2, 3, 8, 8\) .*Examples and external rows must look like",
         ),
         (torch.randn(20, 5), r"does not run on inputs of shape \(2, 5\) and type torch.float32"),
         ((images(20) * 99).to(torch.uint8), "only floating-point inputs can be traced to the taps, got torch.uint8"),

@@ -1,5 +1,6 @@
 import copy
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -293,3 +294,8 @@ def test_a_head_that_has_seen_no_member_is_remarked_on(caplog, seen):
     audit.ledger.add("members", images(seen, seed=4))
     audit.calibrate(images(30, seed=8))
     assert ("has seen no member" in caplog.text) == (seen == 0)
+
+
+def test_an_audit_says_in_short_what_it_is():
+    audit = audit_of(ToyNet())
+    assert re.fullmatch(r"<Audit: ToyNet, tapped at \w+(, \w+)*; calibrated on \d+>", repr(audit))

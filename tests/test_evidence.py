@@ -187,15 +187,13 @@ SENTENCES = {
     "false-alarm rate 5%). 1 sample stands out on its own; on average, at most 5% of samples like these are false "
     "alarms.": verdict(p=3e-20, alpha=0.05, used=1),
     "Used: taken together, the 2 judged samples score higher than data that was not used would (p = 0.001; accepted "
-    "false-alarm rate 0.1%). No sample stands out on its own. 1 of 3 files could not be judged.": verdict(
-        p=0.001, alpha=0.001, judged=2, rejected=1
-    ),
+    "false-alarm rate 0.1%). No sample stands out on its own; what shows the use is all of them together. 1 of 3 files "
+    "could not be judged.": verdict(p=0.001, alpha=0.001, judged=2, rejected=1),
     "Used: the judged sample scores higher than data that was not used would (p = 0.01; accepted false-alarm rate "
     "1%).": verdict(p=0.01, judged=1, used=1),
     "Used: taken together, the 9 judged samples (1 exact copy not counted again) score higher than data that was not "
-    "used would (p = 0.0021; accepted false-alarm rate 7%). No sample stands out on its own.": verdict(
-        p=0.00214, alpha=0.07, judged=9, copies=1
-    ),
+    "used would (p = 0.0021; accepted false-alarm rate 7%). No sample stands out on its own; what shows the use is all "
+    "of them together.": verdict(p=0.00214, alpha=0.07, judged=9, copies=1),
     "No evidence of use: taken together, the 37 judged samples do not score clearly higher than data that was not used "
     "would (p = 0.43; accepted false-alarm rate 1%). No sample stands out on its own. This does not show that they "
     "were not used. 3 of 40 files could not be judged.": verdict("no evidence", 0.43, rejected=3),
@@ -294,3 +292,8 @@ def test_a_failed_control_is_the_verdict():
     assert one.sentence().startswith("Cannot tell: The pictures differ in size. Without this")
     assert "p < 0.0001, which shows nothing by itself." in one.sentence()
     assert "Used" not in one.sentence()
+
+
+def test_a_verdict_is_shown_in_short():
+    assert repr(verdict(p=0.00021, rejected=3)) == "<Verdict: used, p = 0.00021, 40 items>"
+    assert repr(verdict("cannot tell", None, judged=0, rejected=1)) == "<Verdict: cannot tell, 1 items>"

@@ -150,7 +150,6 @@ def edited(**changes):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda path: (path / "fleet.json").unlink(),
         lambda path: (path / "fleet.json").write_text("{"),
         lambda path: (path / "fleet.json").write_text("[]"),
         lambda path: (path / "marks.npy").unlink(),
@@ -175,7 +174,9 @@ def test_damaged_fleets_are_refused(tmp_path, change):
 
 
 def test_a_folder_without_a_fleet(tmp_path):
-    with pytest.raises(UsageError, match="no readable fleet"):
+    with pytest.raises(UsageError, match="there is no fleet of references"):
+        damaged(tmp_path, lambda path: (path / "fleet.json").unlink())
+    with pytest.raises(UsageError, match=r"no fleet of references in .*nothing; amint.train_references.* makes one"):
         Fleet.load(tmp_path / "nothing", Module)
 
 

@@ -77,7 +77,7 @@ def test_it_says_what_the_bundle_says(bundle):
     counts = {d["name"].split(":")[0]: properties(d["contents"]) for d in datasets}
     assert counts == {
         "members": {"count": "20", "committed": "20"},
-        "external": {"committed": "20"},
+        "external": {"count": "20", "committed": "20"},
         "calibration": {"count": "20", "committed": "20"},
     }
     libraries = {c["name"]: c["version"] for c in bom["components"] if c["type"] == "library"}

@@ -63,7 +63,7 @@ def pool(n=200, **changes):
         ({"label_smoothing": 2.0}, "--label-smoothing must be between 0 and 1, found 2.0"),
         ({"head_pool": 0}, "sizes of a head are whole numbers from 1"),
         ({"side": 4}, "--side must be at least 8"),
-        ({"device": "gpu"}, "--device gpu cannot be used here .* --device cpu always can"),
+        ({"device": "gpu"}, "--device gpu cannot be used here .*; cpu always can"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_read(wrong, message):

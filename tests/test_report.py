@@ -164,7 +164,9 @@ def test_shows_verdict_and_counts(case, calibration, tmp_path):
         "Submitted": str(n + 1),
         "Judged": str(n),
         "Flagged one by one": str(int((p <= 0.01).sum())),
-        "Used, after correction": str(int((benjamini_hochberg(p) <= 0.01).sum())),
+        "Used, after correction" if n == 1 else "Used one by one, after correction": str(
+            int((benjamini_hochberg(p) <= 0.01).sum())
+        ),
         "p-value, all together": "–" if not n else chance(verdict.p_value),
     }
     assert f"up to {0.01 * n:.3g} expected by chance" in page.text

@@ -57,6 +57,15 @@ def page_of(bundle, folder):
     return page
 
 
+@pytest.mark.parametrize(("epochs", "said"), [(1, "1 pass over"), (20, "20 passes over"), (None, None)])
+def test_what_the_head_learned_alone_is_said(bare, tmp_path, epochs, said):
+    (sentence,) = page_of(with_facts(bare, **({"head_epochs": epochs} if epochs else {})), tmp_path).said(
+        "p", "sentence"
+    )
+    assert (said is None) == ("then alone for" not in sentence)
+    assert said is None or f"then alone for {said} the members" in sentence
+
+
 def rows_of(page):
     """Label -> value of all tables of facts."""
     found = {}

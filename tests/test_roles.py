@@ -297,3 +297,9 @@ def test_batches_without_rows_change_nothing_in_the_roles():
         "members": 2, "external": 0, "calibration": 0,
     }  # fmt: skip
     assert list(without(x, iter([x[:0], x[1:2]])).indices) == [0, 2, 3]
+
+
+def test_roles_are_shown_by_their_counts():
+    assert repr(assign_roles(20, members=5, external=6, calibration=4, seed=3)) == (
+        "<Roles: members=5, external=6, calibration=4, unseen=5, seed=3>"
+    )

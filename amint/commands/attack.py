@@ -19,7 +19,7 @@ from amint.audit import Audit
 from amint.commands import console
 from amint.comparison import compare
 from amint.errors import UsageError
-from amint.fleet import DESIGN, Fleet
+from amint.fleet import DESIGN, Fleet, no_fleet
 from amint.gate import GateResult, check_gate, parse_limit
 from amint.gathering import Progress
 from amint.loading import load
@@ -105,13 +105,14 @@ def tell(done: Outcome) -> int:
         console.say(found.warning(), style="bold red")
     if found.ranked:
         console.out.print(table_of(found, console.out.width))
-    for result in found.not_run:
-        console.say(f"{result.name} could not run: {result.reason}", style="dim")
+    for reason in dict.fromkeys(result.reason for result in found.not_run):
+        names = ", ".join(result.name for result in found.not_run if result.reason == reason)
+        console.say(f"{names} could not run: {reason}", style="dim")
     console.say(found.sentence(), style="bold")
     for line in (found.epsilon_sentence(), *found.notes):
         console.say(line)
     if done.rejected:
-        console.say(f"{done.rejected} files could not be read and were left out.")
+        console.say(f"Left out, because they could not be read: {done.rejected} of the files.")
     if gate is not None:
         console.say(gate.sentence(), style="bold" if gate.passed else "bold red")
     console.say(f"Wrote {', '.join(map(str, done.paths))}.")
@@ -165,6 +166,8 @@ def _fleet(path: Path, audit: Audit, allow_import: Sequence[str]) -> Fleet:
         )
     try:
         backbone = str(json.loads((path / DESIGN).read_bytes())["backbone"])
+    except FileNotFoundError:
+        raise no_fleet(path) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"there is no readable fleet of references in {path}: {error}") from error
     return Fleet.load(path, _module_with(backbone, lambda: architecture.build(allow_import)))

@@ -50,6 +50,8 @@ def verdict_table(verdict: Verdict, most: int) -> Table:
         score = "" if item.score is None else f"{item.score:.3f}"
         p_values = ["" if p is None else f"{p:.2g}" for p in (item.p_value, item.adjusted)]
         table.add_row(name, score, *p_values, item.decision)
+    if verdict.single:
+        table.caption = "adjusted: of all kinds of evidence, by Holm, of which the score is one"
     if len(verdict.items) > most:
         table.caption = f"{most} of {len(verdict.items)} files, the most suspicious first; all are in verdict.csv"
     return table

@@ -220,8 +220,10 @@ def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     except FileNotFoundError:
         raise InputError(f"there is nothing at {printable(str(path))}; pass a folder or an .npz file") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        # Of what is no array file at all numpy says only how it could be loaded unsafely.
+        why = "" if "allow_pickle" in str(error) else f": {error}"
         raise InputError(
-            f"{printable(str(path))} is neither a folder nor an .npz file with arrays x and y of numbers: {error}"
+            f"{printable(str(path))} is neither a folder nor an .npz file with arrays x and y of numbers{why}"
         ) from error
     numbers = (x.dtype == np.uint8 or x.dtype.kind == "f") and y.dtype.kind in "iu"
     if not numbers or x.ndim < 2 or y.shape != x.shape[:1]:

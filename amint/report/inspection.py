@@ -52,7 +52,7 @@ def _values(bundle: Bundle, facts: Mapping[str, Any]) -> dict[str, Any]:
     method, members = str(facts.get("method", "unknown")), _count(facts, "members_seen")
     steps = _count(facts, "steps") if curves is None else curves.steps
     return {
-        "sentence": _sentence(method, members, steps, bundle),
+        "sentence": _sentence(method, members, steps, _count(facts, "head_epochs"), bundle),
         "method": METHODS.get(method, method),
         "steps": steps,
         "members": members,
@@ -74,10 +74,12 @@ def _values(bundle: Bundle, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sentence(method: str, members: int | None, steps: int | None, bundle: Bundle) -> str:
+def _sentence(method: str, members: int | None, steps: int | None, head_epochs: int | None, bundle: Bundle) -> str:
     made = _MADE.get(method, "A MINT head reads this model")
     told = "" if members is None else f", told of {members:,} members"
     over = "" if steps is None else f" over {steps:,} steps"
+    if head_epochs:
+        over += f", then alone for {head_epochs:,} pass{'es' if head_epochs > 1 else ''} over the members"
     known = bundle.calibration
     return (
         f"{made}{over}{told}. {len(known.scores):,} known non-members turn its scores into p-values, the smallest of "
