@@ -28,7 +28,7 @@ TRAINED_IN = "trained in"
 # The kinds of controls; a whole comparison has both of every attack that ran.
 TWIN, SHUFFLED = "untrained twin", "shuffled membership"
 # Accepted chance that pure luck is called a success, half of what the two-sided 95 % interval beside it leaves out, so
-# that both say the same; for attacks that are wrong more often than not a smaller one.
+# that both agree but at the very edge; for attacks that are wrong more often than not a smaller one.
 _CHANCE, _REVERSED = 0.025, 0.001
 
 

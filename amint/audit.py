@@ -291,9 +291,8 @@ class Audit:
 
     def _seen(self) -> dict[str, int]:
         """How many different rows of members and external rows there were."""
-        external = self.trained().external_marks
         members = self.facts.get("members_seen", self.ledger.count("members"))
-        return {"members": members, "external": 0 if external is None else len(external)}
+        return {"members": members, "external": self.trained().external or 0}
 
     def _reader(self) -> Reader:
         return Reader(self.backbone, self.taps, self.head, self.input_shape)

@@ -222,9 +222,9 @@ def _notes(rows: LabelledRows, parts: Parts) -> list[str]:
     others = int((~rows.is_member[parts.audited]).sum())
     wanting = [fpr for fpr in LOW_FPRS if others < samples_needed(fpr)]
     if wanting:
-        shown = ", ".join(f"{100 * fpr:g} %" for fpr in wanting)
+        shown, needed = ", ".join(f"{100 * fpr:g} %" for fpr in wanting), samples_needed(min(wanting))
         notes.append(
-            f"Too few non-members for the TPR at {shown} FPR: {others} were audited, {samples_needed(min(wanting))} "
-            f"are needed: give at least {2 * samples_needed(min(wanting))}, half of which are audited."
+            f"Too few non-members for the TPR at {shown} FPR: {others} were audited, {needed} are "
+            f"needed: give at least {2 * needed}, half of which are audited."
         )
     return [note for note in notes if note]

@@ -113,9 +113,11 @@ def _parameters(bundle: Bundle) -> dict[str, Any]:
 def _datasets(bundle: Bundle) -> list[dict[str, Any]]:
     facts = bundle.manifest["facts"]
     committed = _commitment(facts).get("counts", {})
-    marks = bundle.training.external_marks
-    counted = {"members": facts.get("members_seen"), "external": None if marks is None else len(marks)}
-    counted |= {"calibration": len(bundle.calibration.scores)}
+    counted = {
+        "members": facts.get("members_seen"),
+        "external": bundle.training.external,
+        "calibration": len(bundle.calibration.scores),
+    }
     return [
         {
             "type": "dataset",

@@ -138,6 +138,11 @@ class TrainingRecords:
         if hashes is not None and (marks is None or len(marks) != len(hashes)):
             raise UsageError("there must be one fingerprint for each perceptual hash of the external rows")
 
+    @property
+    def external(self) -> int | None:
+        """How many different external rows there were; None if that is not known."""
+        return None if self.external_marks is None else len(self.external_marks)
+
     def to_tensors(self) -> dict[str, Tensor]:
         """Column -> tensor, for the bundle."""
         return _to_tensors(self)

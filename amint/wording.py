@@ -101,8 +101,8 @@ def _singly(verdict: Verdict, n: int) -> list[str]:
         but = "" if verdict.decision == "used" else "But "
         said.append(f"{but}{they}; on average, at most {_rate(verdict)} of samples like these are false alarms.")
     elif n > 1:
-        alone = "what shows the use is all of them together" if verdict.decision == "used" else ""
-        said.append(f"No sample stands out on its own, after correction for their number{alone and '; '}{alone}.")
+        together = "; what shows the use is all of them together" if verdict.decision == "used" else ""
+        said.append(f"No sample stands out on its own, after correction for their number{together}.")
     if verdict.decision != "used":
         rest = "it was" if n == 1 else "the others were" if verdict.used else "they were"
         said.append(f"This does not show that {rest} not used.")

@@ -91,10 +91,9 @@ def _roles(
     bundle: Bundle, members: int | None, commitment: Mapping[str, Any]
 ) -> list[tuple[str, str, int | None, int | None]]:
     """Role, what it is, number of distinct samples seen and of samples committed to."""
-    marks = bundle.training.external_marks
     seen = {
         "members": members,
-        "external": None if marks is None else len(marks),
+        "external": bundle.training.external,
         "calibration": len(bundle.calibration.scores),
     }
     counts = commitment.get("counts", {})
