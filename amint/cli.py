@@ -19,7 +19,7 @@ from cyclopts.validators import Number
 from rich.table import Table
 from rich.text import Text
 
-from amint import __version__
+import amint
 from amint.commands import console, trust
 from amint.commands.tables import bundle_table, demo_table, verdict_table
 from amint.errors import AmintError, UsageError
@@ -33,7 +33,7 @@ Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**32))]
 
 app = cyclopts.App(
     name="amint",
-    version=__version__,
+    version=amint.__version__,
     help="Make a PyTorch model auditable, and ask later: was this data used to train it?",
 )
 
@@ -46,6 +46,9 @@ def main(tokens: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(tokens, exit_on_error=False, print_error=False)
+    except cyclopts.UnknownCommandError as error:
+        name = (error.unused_tokens or [""])[0]
+        _fail(f"{error}{f' (amint.{name} is for Python scripts)' if name in amint.__all__ else ''}")
     except (AmintError, cyclopts.CycloptsError) as error:
         _fail(str(error))
     except OSError as error:
@@ -115,6 +118,8 @@ def splits(
         raise UsageError(
             f"--input is channels x height x width, such as 3x224x224, and not larger than 3x4096x4096; got {input!r}"
         )
+    if library == "torchvision" and shape[0] != 3:
+        raise UsageError(f"torchvision's classifiers take three channels; got --input {input}. timm's take any number")
     arguments: dict[str, Any] = {"in_chans": shape[0]} if library == "timm" and shape[0] != 3 else {}
     network = Architecture(library, model, arguments).build()
     points = tap_points(network, torch.zeros(1, *shape))
@@ -213,11 +218,11 @@ def verify(
     shown = thumbnails(submitted, pictured(verdict))
     page = write_report(verdict, audit.calibrated(), out / "report.html", thumbnails=shown)
     paths = [*verdict.write(out), page]
+    Journal.discard(journal)
     console.out.print(verdict_table(verdict, rows))
     console.say(verdict.sentence(), style="bold")
     for line in [*fine_print(verdict), *next_steps(verdict)]:
         console.say(line)
-    Journal.discard(journal)
     console.say(f"Wrote {', '.join(map(str, paths))}.")
 
 

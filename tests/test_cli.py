@@ -193,6 +193,23 @@ def test_what_a_stranger_wrote_into_a_bundle_does_not_command_the_terminal(run, 
     assert r"\x1b]0;title\x07 [red]x[/] :cat:\r\n" in " ".join(out.replace("│", " ").split())
 
 
+def test_a_reader_who_has_seen_enough_is_no_broken_gate(bundle, tmp_path):
+    folder, out = write_pictures(tmp_path / "submitted", 3), tmp_path / "result"
+    words = ["verify", bundle, folder, "--alpha", "0.05", "--out", out]
+    command = [sys.executable, "-c", "from amint.cli import main; main()", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, "")
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "verdict.csv", "verdict.json"]
+
+
+def test_torchvision_has_no_grey_classifiers(run):
+    status, out, err = run("splits", "resnet18", "--library", "torchvision", "--input", "1x64x64")
+    assert (status, out) == (2, "")
+    assert "torchvision's classifiers take three channels; got --input 1x64x64. timm's take any number" in err
+
+
 @pytest.mark.parametrize("words", ["timm test_resnet 1x64x64", "torchvision resnet18 3x64x64"])
 def test_splits_lists_the_taps(run, words):
     library, model, size = words.split()
@@ -210,6 +227,7 @@ ERRORS = [
         ["nonsense"],
         'Unknown command "nonsense". Available commands: demo, splits, inspect, verify, attack, prove',
     ),
+    (["commit", "PICTURES"], "sign, ... (amint.commit is for Python scripts)"),
     (["--nonsense"], "nonsense"),
     (["verify"], "BUNDLE requires an argument"),
     (["verify", "BUNDLE"], "SUBMITTED requires an argument"),

@@ -10,7 +10,21 @@ from rich.text import Text
 
 __all__ = ["err", "out", "plain", "progress", "say", "stages"]
 
-out, err = Console(), Console(stderr=True)
+# What a shell reports of a program that a closed pipe has ended; 1 is a broken gate here.
+_CLOSED_PIPE = 128 + 13
+
+
+class _Console(Console):
+    """A console that nobody has to read to the end (``amint verify ... | head``)."""
+
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(_CLOSED_PIPE) from None
+
+
+out, err = _Console(), _Console(stderr=True)
 
 
 def plain(value: object) -> Text:
