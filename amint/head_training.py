@@ -18,7 +18,6 @@ from amint.mixing import Mixture
 from amint.muon import head_optimizers
 from amint.seeding import isolated
 from amint.taps import prefix
-from amint.whitening import whiten_by
 
 __all__ = ["check_training", "train_head"]
 
@@ -81,7 +80,7 @@ def train_head(
     try:
         with isolated(seed, epochs):
             batches = islice(loader, _STEPS_TO_WHITEN)
-            whiten_by(audit.head.whitening, (maps_of(inputs_of(batch).to(audit.device))[0] for batch in batches))
+            audit.head.whiten(maps_of(inputs_of(batch).to(audit.device))[0] for batch in batches)
         for epoch in range(epochs):
             losses = []
             # A loader shuffles, and transforms draw, from the global generators.

@@ -1,10 +1,8 @@
 """MINT heads: tapped maps -> one membership logit a sample; higher means more likely a member.
 
 One branch a tap (convolution or dense layer, adaptive max pooling, batch normalisation and a dense layer), the branches
-joined by two dense layers. Max pooling asks "is this detail anywhere near here?", which is what recognising one image
-needs; a head that flattens the maps instead was far worse. What all images have in common is most of what a map holds,
-and of what is pooled: whitened and normalised, what tells one from the next is as large. Two rows, a member and
-another, are too few to normalise over.
+joined by two dense layers. What all images have in common is most of what a map holds, and of what is pooled: whitened
+and normalised, what tells one from the next is as large. Two rows, a member and another, are too few to normalise over.
 
 Several heads that learn apart agree on what they were taught and differ on what they were not, so that their mean knows
 strangers better than one of them does.
@@ -14,22 +12,22 @@ Source: aMINT (arXiv 2509.07879), section 3 and its published setups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from amint.branches import Branch, TapSpec, tap_spec, whitening_of
 from amint.errors import UsageError
 from amint.split import Layout, TapPoint, resolve_split
-from amint.whitening import Whitening
+from amint.whitening import whiten_by
 
 __all__ = [
     "HeadConfig",
     "HeadSize",
     "MintHead",
-    "TapSpec",
     "head_config",
     "head_weights",
     "load_head_weights",
@@ -41,7 +39,6 @@ __all__ = [
 _POSITION_AXES: dict[Layout, int] = {"channels_first": 2, "channels_last": 2, "tokens": 1, "vector": 0}
 _MOST_UNITS = 65_536
 _MOST_HEADS = 64
-_MOST_WHITENED = 2_048
 _MOST_PARAMETERS = 2**28
 
 
@@ -50,7 +47,8 @@ class HeadSize:
     """How large a head is: more units know more members, and cost more.
 
     Attributes:
-        width: channels after a branch's first layer; None for as many as the tap has, between 32 and 128.
+        width: channels after a branch's first layer; None for as many as the tap has, between 32 and 128, or for a
+            vector, or a map read as one, as many as it has values, between 32 and 256.
         pool: side of the pooled map (maps: pool x pool cells; tokens: pool**2 cells).
         hidden: units of the dense layers.
         ensemble: so many heads of that size learn apart, each from initial weights of its own; the score is the mean of
@@ -75,15 +73,6 @@ class HeadSize:
 
 
 @dataclass(frozen=True)
-class TapSpec:
-    """What one branch reads: the layout of a tapped map, its channels and its positions (height x width, or tokens)."""
-
-    layout: Layout
-    channels: int
-    positions: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class HeadConfig:
     """Everything needed to build a head again.
 
@@ -91,7 +80,7 @@ class HeadConfig:
         taps: what each branch reads, shallow to deep.
         width, pool, hidden, ensemble: as in :class:`HeadSize`; the width has one entry a tap.
         normalised: whether what is pooled is normalised over the batch, while training, or by what it was then.
-        whitened: whether maps are whitened first (:mod:`amint.whitening`), unless they have too many channels for that.
+        whitened: whether maps are whitened first (:mod:`amint.whitening`), unless that would be of too many values.
     """
 
     taps: tuple[TapSpec, ...]
@@ -101,6 +90,24 @@ class HeadConfig:
     ensemble: int = 1
     normalised: bool = True
     whitened: bool = True
+
+    def geometry(self) -> tuple[TapSpec, ...]:
+        """What the taps give, however it is read."""
+        return tuple(replace(tap, whole=False) for tap in self.taps)
+
+    def refuse_huge(self) -> None:
+        """Refuse to fill the memory.
+
+        Raises:
+            UsageError: the head would hold more than 2**28 numbers, statistics included.
+        """
+        with torch.device("meta"):
+            size = sum(value.numel() for value in _own(MintHead(self)).values())
+        if size > _MOST_PARAMETERS:
+            raise UsageError(
+                f"the MINT head would hold {size:,} numbers, and may hold {_MOST_PARAMETERS:,}; tap fewer modules, or "
+                "choose a smaller amint.HeadSize"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings."""
@@ -122,15 +129,15 @@ class HeadConfig:
             sizes += [size for tap in taps for size in (tap.channels, *tap.positions)]
             sound = all(type(size) is int and 0 < size <= _MOST_UNITS for size in sizes)
             sound = sound and config.ensemble <= _MOST_HEADS
-            sound = sound and type(config.normalised) is type(config.whitened) is bool
+            flags = [config.normalised, config.whitened, *(tap.whole for tap in taps)]
+            sound = sound and all(type(flag) is bool for flag in flags)
             if not (taps and axes and sound and set(data) == set(asdict(config))):
                 raise ValueError(data)
-            with torch.device("meta"):
-                size = sum(value.numel() for value in _own(MintHead(config)).values())
+            config.refuse_huge()
+        except UsageError as error:
+            raise UsageError(f"not a description of a MINT head: {error}") from error
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"not a description of a MINT head: {error!r}") from error
-        if size > _MOST_PARAMETERS:
-            raise UsageError(f"not a description of a MINT head: it would hold {size:,} numbers")
         return config
 
 
@@ -138,20 +145,14 @@ def head_config(points: Sequence[TapPoint], size: HeadSize | None = None) -> Hea
     """The head for these taps, of the default size unless told otherwise.
 
     Raises:
-        UsageError: a tap's output has a shape no head can read.
+        UsageError: a tap's output has a shape no head can read, or the head would fill the memory.
     """
-    size, taps = size or HeadSize(), []
-    for point in points:
-        if len(point.shape) > 3:
-            raise UsageError(
-                f"the tap {point.name!r} gives {len(point.shape)}-dimensional samples {point.shape}; "
-                "heads read vectors, tokens and maps of two dimensions. Choose another module"
-            )
-        channel_axis = 0 if point.layout == "channels_first" else -1
-        positions = point.shape[1:] if point.layout == "channels_first" else point.shape[:-1]
-        taps.append(TapSpec(point.layout, point.shape[channel_axis], positions))
-    width = tuple(size.width or min(128, max(32, tap.channels)) for tap in taps)
-    return HeadConfig(tuple(taps), width, size.pool, size.hidden, size.ensemble)
+    size = size or HeadSize()
+    taps = tuple(tap_spec(point, size.pool) for point in points)
+    width = tuple(size.width or tap.width for tap in taps)
+    config = HeadConfig(taps, width, size.pool, size.hidden, size.ensemble)
+    config.refuse_huge()
+    return config
 
 
 def new_head(
@@ -185,9 +186,10 @@ class MintHead(nn.Module):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config
-        self.whitening = nn.ModuleList(_whitening(tap) if config.whitened else nn.Identity() for tap in config.taps)
+        self.whitening = nn.ModuleList(whitening_of(tap) if config.whitened else nn.Identity() for tap in config.taps)
         branches = zip(config.taps, config.width, strict=True)
-        self.branches = nn.ModuleList(_Branch(tap, width, config) for tap, width in branches)
+        shared: dict[str, Any] = {"pool": config.pool, "hidden": config.hidden, "normalised": config.normalised}
+        self.branches = nn.ModuleList(Branch(tap, width, **shared) for tap, width in branches)
         joined = config.hidden * len(config.taps)
         self.join = nn.Sequential(nn.Linear(joined, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
         one = replace(config, ensemble=1, whitened=False)
@@ -195,58 +197,24 @@ class MintHead(nn.Module):
 
     def each(self, maps: Sequence[Tensor]) -> Tensor:
         """One logit a sample and head, ``[n, ensemble]``: each head has to answer for itself while it learns."""
-        maps = [white(x) for white, x in zip(self.whitening, maps, strict=True)]
+        maps = [white(x) for white, x in zip(self.whitening, self._read(maps), strict=True)]
+        return torch.stack([head._answer(maps) for head in (self, *self.others)], dim=1)
+
+    def whiten(self, steps: Iterable[Sequence[Tensor]]) -> None:
+        """Fit the whitening to the maps of a few steps and keep it (:func:`amint.whitening.whiten_by`)."""
+        whiten_by(self.whitening, (self._read(maps) for maps in steps))
+
+    def _read(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [tap.read(x) for tap, x in zip(self.config.taps, maps, strict=True)]
+
+    def _answer(self, maps: Sequence[Tensor]) -> Tensor:
         features = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         logits: Tensor = self.join(torch.cat(features, dim=1)).squeeze(1)
-        return torch.stack([logits.float(), *(head(maps) for head in self.others)], dim=1)
+        return logits.float()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """One logit a sample, ``[n]``: the mean of the ensemble's."""
         return self.each(maps).mean(dim=1)
-
-
-def _whitening(tap: TapSpec) -> nn.Module:
-    if tap.channels > _MOST_WHITENED:
-        return nn.Identity()
-    return Whitening(tap.channels, 1 if tap.layout == "channels_first" else -1)
-
-
-class _Branch(nn.Module):
-    """One tap's map -> ``[n, hidden]``."""
-
-    def __init__(self, tap: TapSpec, width: int, config: HeadConfig) -> None:
-        super().__init__()
-        self.layout = tap.layout
-        self.norm = nn.GroupNorm(1, tap.channels)
-        cells = 1
-        if tap.layout in ("channels_first", "channels_last"):
-            # Large maps cost most of a step, so about twice the pooled side is kept; windows of 3 leave out at most the
-            # last row and column, and only at stride 3.
-            stride = tuple(min(3, max(1, p // (2 * config.pool))) for p in tap.positions)
-            self.first: nn.Module = nn.Conv2d(tap.channels, width, 3, (stride[0], stride[1]), padding=1)
-            side = tuple(min(config.pool, (p - 1) // s + 1) for p, s in zip(tap.positions, stride, strict=True))
-            self.pool: nn.Module = nn.AdaptiveMaxPool2d((side[0], side[1]))
-            cells = side[0] * side[1]
-        elif tap.layout == "tokens":
-            self.first = nn.Conv1d(tap.channels, width, 1)
-            cells = min(config.pool**2, tap.positions[0])
-            self.pool = nn.AdaptiveMaxPool1d(cells)
-        else:
-            self.first, self.pool = nn.Linear(tap.channels, width), nn.Identity()
-        self.common: nn.Module = nn.Identity()
-        if config.normalised:
-            self.common = nn.BatchNorm1d(width * cells)
-            # About as large as without it: from 1 on, SGD at the usual rates of networks diverges.
-            nn.init.constant_(self.common.weight, 0.3)
-        self.dense = nn.Linear(width * cells, config.hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.layout == "channels_last":
-            x = x.permute(0, 3, 1, 2)
-        elif self.layout == "tokens":
-            x = x.transpose(1, 2)
-        pooled = self.pool(torch.relu(self.first(self.norm(x))))
-        return torch.relu(self.dense(self.common(pooled.flatten(1))))
 
 
 def parameter_share(head: nn.Module, backbone: nn.Module) -> float:

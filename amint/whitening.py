@@ -28,8 +28,9 @@ class Whitening(nn.Module):
     """Maps -> the same shape, by what channels were like while training: zero mean, variance one, uncorrelated.
 
     Of all such bases this is the one nearest to the channels' own (ZCA), so that a new one differs little from the one
-    before. While training a new one is taken after 1, 2, 4, 8, ... batches: what follows has to learn in each anew.
-    Averages and basis are in single precision at least, whatever that of the model is.
+    before. While training a new one is taken after 1, 2, 4, 8, ... batches, once there were as many rows as channels:
+    what follows has to learn in each anew, and many channels take seconds. Averages and basis are in single precision
+    at least, whatever that of the model is.
 
     Args:
         channels: how many there are.
@@ -54,7 +55,8 @@ class Whitening(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if self.training:
                 n = int(self.batches) + 1
-                if self.learn(x, max(1 / n, _LEAST)) and n & (n - 1) == 0:
+                known = self.learn(x, max(1 / n, _LEAST)) and n * x.numel() >= len(self.mean) ** 2
+                if known and n & (n - 1) == 0:
                     self.renew()
             wide = _wide(x, self.axis)
             # A backward pass that is still to come needs the basis of its own forward pass.

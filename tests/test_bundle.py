@@ -1,6 +1,8 @@
 import copy
+import json
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ from audit_toys import PREPROCESSING, SHAPE, ToyNet, audit_of, images
 from torch import nn
 
 import amint
-from amint import bundle
+from amint import bundle, bundle_manifest
 from amint.architecture import Architecture
+from amint.bundle_files import MANIFEST
 from amint.errors import BundleError, NonFiniteError, UsageError
+from amint.heads import HeadSize, MintHead
 from amint.loading import load
 from amint.preprocessing import Preprocessing
+from amint.registration import register
 
 TOY = Architecture("import", "audit_toys:ToyNet", {})
 
@@ -101,6 +106,31 @@ class Tied(ToyNet):
         super().__init__(width=3)
         self.last = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1))
         self.last[2].weight = self.last[0].weight
+
+
+@pytest.mark.parametrize("pool, whole", [(2, [False, False]), (4, [False, True]), (8, [False, True])])
+def test_heads_that_read_small_maps_whole_and_that_do_not(tmp_path, pool, whole):
+    model = ToyNet()
+    audit = register(model, images(8), images(8, seed=2), split=["entry", "last"], epochs=1, head=HeadSize(pool=pool))
+    assert [tap.whole for tap in audit.head.config.taps] == whole
+    audit.calibrate(images(19, seed=3))
+    assert_same(audit, load(audit.save(tmp_path / "a", architecture=TOY), model=ToyNet()))
+
+
+def test_an_older_head_reads_small_maps_place_by_place(tmp_path):
+    audit = audit_of(split=("entry", "last"), calibration=0)
+    config = audit.head.config
+    assert config.taps[1].whole
+    audit.head = MintHead(replace(config, taps=config.geometry()))
+    audit.calibrate(images(19))
+    path = audit.save(tmp_path / "a", architecture=TOY)
+    manifest = json.loads((path / MANIFEST).read_text())
+    for tap in manifest["head"]["taps"]:
+        assert tap.pop("whole") is False
+    (path / MANIFEST).write_bytes(bundle_manifest.sealed(manifest))
+    loaded = load(path, model=ToyNet())
+    x = images(3)
+    assert torch.equal(audit.score(x), loaded.score(x))
 
 
 def test_tied_weights_stay_tied(tmp_path):

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from amint.branches import TapSpec
 from amint.errors import UsageError
 from amint.heads import (
     HeadConfig,
     HeadSize,
     MintHead,
-    TapSpec,
     head_config,
     head_weights,
     load_head_weights,
@@ -98,15 +98,87 @@ def test_sizes_scale_with_the_tapped_channels():
     assert head_config([POINTS["vector"], POINTS["tokens"]]).width == (32, 32)
 
 
+SMALL = [
+    ((2_048, 1, 1), "channels_first", True),
+    ((4_096, 1, 1), "channels_first", True),
+    ((512, 2, 2), "channels_first", True),
+    ((128, 4, 4), "channels_first", True),
+    ((129, 4, 4), "channels_first", False),
+    ((8, 5, 4), "channels_first", False),
+    ((2, 3, 9), "channels_last", True),
+    ((2, 5, 9), "channels_last", False),
+    ((16, 128), "tokens", True),
+    ((17, 8), "tokens", False),
+    ((9,), "vector", False),
+    ((300,), "vector", False),
+]
+
+
+@pytest.mark.parametrize("shape, layout, whole", SMALL)
+def test_a_map_with_nothing_to_pool_is_read_whole(shape, layout, whole):
+    point = TapPoint("t", shape, layout, 0.5)
+    config = head_config([point])
+    assert config.taps[0].whole == whole
+    values = torch.Size(shape).numel()
+    if whole or layout == "vector":
+        head = MintHead(config)
+        assert config.width == (min(256, max(32, values)),)
+        assert head.branches[0].first.in_features == values
+        assert isinstance(head.whitening[0], Whitening) == (values <= 2_048)
+    one_place = len(shape) == 3 and shape[1:] == (1, 1)
+    # What is pooled to one place is small when it has one; more places than four each way are never few.
+    assert head_config([point], HeadSize(pool=1)).taps[0].whole == one_place
+    assert head_config([point], HeadSize(pool=8)).taps[0].whole == whole
+
+
+@pytest.mark.parametrize(
+    "layout, shape", [("channels_first", (5, 2, 3)), ("channels_last", (2, 3, 5)), ("tokens", (6, 5))]
+)
+def test_a_small_map_is_the_vector_of_its_values(layout, shape):
+    torch.manual_seed(0)
+    small = MintHead(head_config([TapPoint("t", shape, layout, 0.5)]))
+    vector = MintHead(head_config([TapPoint("t", (30,), "vector", 0.5)]))
+    assert small.config.width == vector.config.width
+    load_head_weights(vector, head_weights(small))
+    x = torch.randn(9, *shape)
+    read = small.config.taps[0].read(x)
+    channels_first = x if layout == "channels_first" else x.movedim(-1, 1)
+    assert torch.equal(read, channels_first.flatten(1))
+    torch.testing.assert_close(small([x]), vector([read]))
+    for head, seen in ((small, x), (vector, read)):
+        head.whiten([[seen]])
+    torch.testing.assert_close(small.eval()([x]), vector.eval()([read]))
+
+
+@pytest.mark.parametrize(
+    "layout, shape", [("channels_first", (5, 2, 3)), ("channels_last", (2, 3, 5)), ("tokens", (6, 5))]
+)
+def test_a_small_map_of_another_size_is_averaged_to_the_known_one(layout, shape):
+    tap = head_config([TapPoint("t", shape, layout, 0.5)]).taps[0]
+    x = torch.randn(4, *shape)
+    axes = [i + 1 for i, size in enumerate(shape) if size != 5]
+    larger = x
+    for axis in axes:
+        larger = larger.repeat_interleave(2, dim=axis)
+    assert larger.shape != x.shape
+    torch.testing.assert_close(tap.read(larger), tap.read(x))
+
+
 def test_samples_of_more_dimensions_are_refused():
     with pytest.raises(UsageError, match=r"'video' gives 4-dimensional samples \(3, 4, 5, 6\)"):
         head_config([POINTS["vector"], TapPoint("video", (3, 4, 5, 6), "vector", 0.5)])
 
 
-sizes = st.integers(1, 40)
+sizes, small = st.integers(1, 40), st.integers(1, 7)
 axes = {"channels_first": 2, "channels_last": 2, "tokens": 1, "vector": 0}
 specs = st.sampled_from(sorted(axes)).flatmap(
-    lambda layout: st.builds(TapSpec, st.just(layout), sizes, st.tuples(*[sizes] * axes[layout]))
+    lambda layout: st.builds(
+        TapSpec,
+        st.just(layout),
+        sizes,
+        st.tuples(*[small] * axes[layout]),
+        whole=st.booleans() if axes[layout] else st.just(False),
+    )
 )
 configs = st.lists(specs, min_size=1, max_size=3).flatmap(
     lambda taps: st.builds(HeadConfig, st.just(tuple(taps)), st.tuples(*[sizes] * len(taps)), st.integers(1, 6), sizes)
@@ -148,6 +220,7 @@ NONSENSE = [
         edited(["taps", 0, "positions"], value)
         for value in ([], [4], [4, 4, 4], [0, 4], [4, -4], ["4", 4], 4, KeyError)
     ),
+    *(edited(["taps", 0, "whole"], value) for value in (0, 1, "yes", None)),
     *(edited(["taps", 1, "layout"], value) for value in ("channels_first", "vector", "voxels", 1, None, [], KeyError)),
     edited(["depth"], 3),
     edited(["taps", 0, "stride"], 2),
@@ -167,7 +240,7 @@ def test_nonsense_is_not_a_configuration(data):
 def test_a_description_cannot_ask_for_a_head_that_fills_the_memory():
     # Each size alone is allowed; built, the weights would take 150 GB.
     data = HeadConfig((TapSpec("channels_first", 65_536, (4, 4)),), (65_536,), 4, 128).to_json()
-    with pytest.raises(UsageError, match=r"it would hold 3\d,\d+,\d+,\d+ numbers"):
+    with pytest.raises(UsageError, match=r"the MINT head would hold 3\d,\d+,\d+,\d+ numbers"):
         HeadConfig.from_json(data)
     assert HeadConfig.from_json(data | {"width": [32]}).width == (32,)
 
@@ -221,12 +294,29 @@ def test_heads_of_older_descriptions_normalise_and_whiten_nothing():
         assert (list(MintHead(old).buffers()) == []) == (known < 2)
 
 
+def test_heads_of_older_descriptions_read_small_maps_place_by_place():
+    config = head_config([TapPoint("t", (5, 2, 3), "channels_first", 0.5)])
+    data = json.loads(json.dumps(config.to_json()))
+    assert data["taps"][0].pop("whole") is True
+    old = HeadConfig.from_json(data)
+    assert old == replace(config, taps=(replace(config.taps[0], whole=False),))
+    assert isinstance(MintHead(old).branches[0].first, nn.Conv2d)
+
+
 def test_statistics_count_when_a_description_asks_for_too_much():
     one = TapSpec("vector", 2_048, ()), 2
     taps, width = zip(*[one] * 40, strict=True)
-    with pytest.raises(UsageError, match=r"it would hold 33\d,\d+,\d+ numbers"):
+    with pytest.raises(UsageError, match=r"the MINT head would hold 33\d,\d+,\d+ numbers"):
         HeadConfig.from_json(HeadConfig(taps, width, 4, 2).to_json())
     assert HeadConfig.from_json(HeadConfig(taps, width, 4, 2, whitened=False).to_json()).taps == taps
+
+
+def test_a_head_that_nobody_could_load_is_refused_before_it_learns():
+    points = [TapPoint(f"t{i}", (128, 4, 4), "channels_first", 0.5) for i in range(32)]
+    with pytest.raises(
+        UsageError, match=r"the MINT head would hold 28\d,\d+,\d+ numbers, and may hold .* fewer modules"
+    ):
+        head_config(points)
 
 
 def test_a_new_head_depends_on_the_seed_alone_and_leaves_the_random_state_alone():

@@ -92,6 +92,7 @@ SHARED = ARRAYS | {
     "audit",
     "batches",
     "blind",
+    "branches",
     "bundle",
     "bundle_files",
     "bundle_manifest",

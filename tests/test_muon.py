@@ -3,8 +3,10 @@ import torch
 from toys import Net, images, labels
 
 import amint
+from amint.heads import HeadSize, MintHead, head_config, head_weights
 from amint.metrics import auroc
 from amint.muon import Muon, orthogonalised
+from amint.split import TapPoint
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16), (1, 5)])
@@ -85,3 +87,17 @@ def test_a_head_learns_in_a_loop_with_optimizers_of_its_own(head_first):
     assert audit.facts["steps"] == audit.facts["accounted_updates"] == 30
     found = audit.scores(torch.cat([x, images(200, seed=5)]))
     assert auroc(found, torch.arange(len(found)).numpy() < len(x)) > 0.9
+
+
+def test_what_reads_a_small_map_whole_learns_with_muon_too():
+    head = MintHead(head_config([TapPoint("t", (8, 2, 2), "channels_first", 0.5)], HeadSize(ensemble=2)))
+    muon, _ = amint.head_optimizers(head)
+    own = [module.weight for one in (head, *head.others) for b in one.branches for module in (b.first, b.dense)]
+    own += [one.join[0].weight for one in (head, *head.others)]
+    assert {id(p) for p in muon.param_groups[0]["params"]} == {id(weight) for weight in own}
+    maps = [torch.randn(12, 8, 2, 2)]
+    before = head_weights(head)
+    head.each(maps).square().sum().backward()
+    muon.step()
+    moved = {name for name, weight in head_weights(head).items() if not torch.equal(weight, before[name])}
+    assert {f"{one}branches.0.first.weight" for one in ("", "others.0.")} <= moved
