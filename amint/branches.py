@@ -20,7 +20,7 @@ from amint.errors import UsageError
 from amint.split import Layout, TapPoint
 from amint.whitening import Whitening
 
-__all__ = ["Branch", "TapSpec", "tap_spec", "whitening_of"]
+__all__ = ["Branch", "TapSpec", "geometry", "tap_spec", "whitening_of"]
 
 _MOST_WHITENED = 2_048
 # Places in each direction of a map that is small, and the square of it in tokens.
@@ -65,8 +65,8 @@ class TapSpec:
         return x.flatten(1)
 
 
-def tap_spec(point: TapPoint, pool: int) -> TapSpec:
-    """What a branch reads of a tap, whole where there is nothing to pool and not too much to whiten.
+def geometry(point: TapPoint) -> TapSpec:
+    """What a tap gives, not to be read whole.
 
     Raises:
         UsageError: the tap's output has a shape no head can read.
@@ -78,10 +78,19 @@ def tap_spec(point: TapPoint, pool: int) -> TapSpec:
         )
     channel_axis = 0 if point.layout == "channels_first" else -1
     positions = point.shape[1:] if point.layout == "channels_first" else point.shape[:-1]
-    tap = TapSpec(point.layout, point.shape[channel_axis], positions)
+    return TapSpec(point.layout, point.shape[channel_axis], positions)
+
+
+def tap_spec(point: TapPoint, pool: int) -> TapSpec:
+    """What a branch reads of a tap, whole where there is nothing to pool and not too much to whiten.
+
+    Raises:
+        UsageError: the tap's output has a shape no head can read.
+    """
+    tap = geometry(point)
     whole, most = replace(tap, whole=True), min(pool, _FEW)
-    small = max(positions, default=0) <= (most if len(positions) == 2 else most**2)
-    return whole if positions and small and whole.values <= max(_MOST_WHITENED, tap.channels) else tap
+    small = max(tap.positions, default=0) <= (most if len(tap.positions) == 2 else most**2)
+    return whole if tap.positions and small and whole.values <= max(_MOST_WHITENED, tap.channels) else tap
 
 
 def whitening_of(tap: TapSpec) -> nn.Module:

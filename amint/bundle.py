@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ from torch import Tensor, nn
 
 from amint import signing
 from amint.architecture import Architecture
+from amint.branches import geometry
 from amint.bundle_files import MANIFEST, SIGNATURE, WEIGHTS, check_replaceable, read_files, write_files
 from amint.bundle_manifest import VERSION, parse_manifest, sealed
 from amint.calibration import Calibration
 from amint.errors import AmintError, BundleError, UsageError
 from amint.facts import check_facts
-from amint.heads import HeadConfig, MintHead, head_config, head_weights
+from amint.heads import HeadConfig, MintHead, head_weights
 from amint.preprocessing import Preprocessing
 from amint.records import CalibrationRecords, TrainingRecords, without_copies
 from amint.split import TapPoint
@@ -224,7 +225,7 @@ def _check_values(bundle: Bundle) -> None:
     if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > _MOST_INPUT:
         raise UsageError(f"the shape of an input is {list(shape)}")
     # Whether a small map is read whole is up to the head: older ones do not.
-    if head_config(bundle.points).geometry() != bundle.head.geometry():
+    if [geometry(point) for point in bundle.points] != [replace(tap, whole=False) for tap in bundle.head.taps]:
         raise UsageError("its MINT head does not read what its taps give")
     check_preprocessing(bundle.preprocessing, shape)
     facts, libraries = manifest["facts"], manifest["libraries"]

@@ -91,10 +91,6 @@ class HeadConfig:
     normalised: bool = True
     whitened: bool = True
 
-    def geometry(self) -> tuple[TapSpec, ...]:
-        """What the taps give, however it is read."""
-        return tuple(replace(tap, whole=False) for tap in self.taps)
-
     def refuse_huge(self) -> None:
         """Refuse to fill the memory.
 

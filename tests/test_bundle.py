@@ -121,7 +121,7 @@ def test_an_older_head_reads_small_maps_place_by_place(tmp_path):
     audit = audit_of(split=("entry", "last"), calibration=0)
     config = audit.head.config
     assert config.taps[1].whole
-    audit.head = MintHead(replace(config, taps=config.geometry()))
+    audit.head = MintHead(replace(config, taps=tuple(replace(tap, whole=False) for tap in config.taps)))
     audit.calibrate(images(19))
     path = audit.save(tmp_path / "a", architecture=TOY)
     manifest = json.loads((path / MANIFEST).read_text())
