@@ -29,10 +29,10 @@ def test_more_members_than_a_head_remembers(tmp_path):
         assert 0 <= row["shown"] <= row["needed"]
         assert (row["shown"] > 0) == (tpr > 0.01)
         assert row["auroc"][0] > 0.65
-    # The norm of the map's 64 channels, the convolution, the norm of 2 x 2 cells, the dense layer behind them, and the
-    # last two layers.
+    # The norm of the map's 64 x 2 x 2 values, the dense layer that reads them whole, the norm of its units, the dense
+    # layer behind them, and the last two layers.
     assert {row["parameters"] for row in rows} == {
-        128 + (64 * 32 * 9 + 32) + 2 * 32 * 4 + (32 * 4 * 128 + 128) + (128 * 128 + 128) + 129
+        2 * 256 + (256 * 32 + 32) + 2 * 32 + (32 * 128 + 128) + (128 * 128 + 128) + 129
     }
     few, many = rows[:2]
     assert few["members"] < many["members"]
