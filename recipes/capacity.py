@@ -89,7 +89,7 @@ def main(
 ) -> None:
     """A head for each width and number of members, afterwards and along with the network; print, save and plot."""
     images, labels = digits() if data_root is None else mnist(data_root, train=True)
-    widths, members, epochs = ((32,), (40, 300), 12) if smoke else (widths, members, epochs)
+    widths, members, epochs = ((32,), (40, 300), 30) if smoke else (widths, members, epochs)
     # The digits come writer by writer, and samples in a row must not resemble each other.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     x = ((F.interpolate(images[order].float(), size=28) / 255 - 0.13) / 0.31).to(device)

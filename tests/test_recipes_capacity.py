@@ -28,7 +28,7 @@ def test_more_members_than_a_head_remembers(tmp_path):
         assert row["needed"] * row["parameters"] == pytest.approx(row["members"] * math.log2(100))
         assert 0 <= row["shown"] <= row["needed"]
         assert (row["shown"] > 0) == (tpr > 0.01)
-        assert row["auroc"][0] > 0.65
+        assert row["auroc"][0] > 0.85
     # The norm of the map's 64 x 2 x 2 values, the dense layer that reads them whole, the norm of its units, the dense
     # layer behind them, and the last two layers.
     assert {row["parameters"] for row in rows} == {
@@ -36,4 +36,5 @@ def test_more_members_than_a_head_remembers(tmp_path):
     }
     few, many = rows[:2]
     assert few["members"] < many["members"]
-    assert few["auroc"][0] > many["auroc"][0] + 0.03
+    # By the order of all scores both are known well; what is lost first is certainty.
+    assert few["tpr"][0] > many["tpr"][0] + 0.1
