@@ -44,6 +44,11 @@ class TapSpec:
     whole: bool = False
 
     @property
+    def seen_as(self) -> Layout:
+        """The layout of what is read."""
+        return "vector" if self.whole else self.layout
+
+    @property
     def values(self) -> int:
         """How many numbers of one sample are whitened together: of a place, or of the whole map."""
         return self.channels * (prod(self.positions) if self.whole else 1)
@@ -51,7 +56,7 @@ class TapSpec:
     @property
     def width(self) -> int:
         """How many channels a branch makes of it unless told otherwise: all that is read of a vector at one place."""
-        most = 256 if self.whole or self.layout == "vector" else 128
+        most = 256 if self.seen_as == "vector" else 128
         return min(most, max(32, self.values))
 
     def read(self, x: Tensor) -> Tensor:
@@ -97,7 +102,7 @@ def whitening_of(tap: TapSpec) -> nn.Module:
     """What whitens a map as the branch reads it; too many values stay as they are."""
     if tap.values > _MOST_WHITENED:
         return nn.Identity()
-    return Whitening(tap.values, 1 if tap.layout == "channels_first" or tap.whole else -1)
+    return Whitening(tap.values, 1 if tap.seen_as == "channels_first" else -1)
 
 
 class Branch(nn.Module):
@@ -105,7 +110,7 @@ class Branch(nn.Module):
 
     def __init__(self, tap: TapSpec, width: int, *, pool: int, hidden: int, normalised: bool) -> None:
         super().__init__()
-        self.layout: Layout = "vector" if tap.whole else tap.layout
+        self.layout = tap.seen_as
         self.norm = nn.GroupNorm(1, tap.values)
         cells = 1
         if self.layout in ("channels_first", "channels_last"):
