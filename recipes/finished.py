@@ -1,16 +1,30 @@
-"""A finished row once more: its audit, and its data by role."""
+"""A finished row once more: its figures, its audit, and its data by role."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from common import Parts
 from grid import FULL, MODULES
+from settings import Settings
+from sources import sources
 
 import amint
 from amint.errors import UsageError
 
 ELSEWHERE = ("data_root", "device", "out")
+
+
+def done(use: Settings) -> dict[str, Any] | None:
+    """The finished row, if it was made with these settings and this code."""
+    path = use.out / "row.json"
+    if not path.is_file():
+        return None
+    row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: str(value) for name, value in asdict(use).items() if name not in ("data_root", "device", "out")}
+    kept |= {"sources": sources()}
+    return row if all(str(row.get(name)) == value for name, value in kept.items()) else None
 
 
 def finished(run: Path, data_root: Path) -> tuple[amint.Audit, Parts]:

@@ -53,9 +53,9 @@ ARCHS: dict[str, dict[str, dict[str, Any]]] = {
 
 def settings(data: str, arch: str, split: str, changes: Mapping[str, Any], out: Path) -> Settings:
     """What a row is made with; tables of other numbers of rows, and of other seeds, lie in folders of their own."""
-    every = ARCHS.get(arch, {}).get(data, {}) | dict(changes)
-    use = replace(FULL[data], **every, arch=arch, split=split)
-    use = replace(use, **LARGE if use.members >= MANY else {}).budget()
+    large = LARGE if changes.get("members", FULL[data].members) >= MANY else {}
+    every = large | ARCHS.get(arch, {}).get(data, {}) | dict(changes)
+    use = replace(FULL[data], **every, arch=arch, split=split).budget()
     return replace(use, out=folder(use, data, out) / f"{arch}-{split}-{use.side}px")
 
 

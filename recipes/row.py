@@ -18,10 +18,27 @@ from paper import FIGURES, Paper, figures, show
 from rich.console import Console
 from settings import Settings
 from sources import sources
+from torch import nn
 from training import accuracy, train
 
 import amint
 from amint.metrics import Measurement
+
+
+class Notes:
+    """What is noted while a row is made: with which code, and how long each part took, told as it ends."""
+
+    def __init__(self, use: Settings) -> None:
+        self.use, self.made_by, self.seconds = use, sources(), dict[str, float]()
+        self._began = time.perf_counter()
+
+    def lap(self, name: str, measured: Mapping[str, Measurement] | None = None) -> None:
+        """The part of this name ends here."""
+        self.seconds[name] = round(time.perf_counter() - self._began - sum(self.seconds.values()), 1)
+        said = f"{self.use.arch} {self.use.split}, {name}: {self.seconds[name]:,.0f} s"
+        if measured is not None:
+            said += f"; MINT: {', '.join(f'{figure} {measured[figure].value:.3f}' for figure in FIGURES)}"
+        Console(stderr=True).print(said, highlight=False)
 
 
 def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
@@ -31,54 +48,66 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
         UsageError: settings with which no row can be made.
     """
     use = use.budget()
+    notes = Notes(use)
     parts = Parts.of(use, pool)
-    made_by, seconds = sources(), dict[str, float]()
-    began = time.perf_counter()
-
-    def lap(name: str, said: str = "") -> None:
-        seconds[name] = round(time.perf_counter() - began - sum(seconds.values()), 1)
-        Console(stderr=True).print(f"{use.arch} {use.split}, {name}: {seconds[name]:,.0f} s{said}", highlight=False)
-
     plain = parts.network(use)
     train(plain, parts.members, use, parts.augment)
-    lap("plain")
+    notes.lap("plain")
     model = parts.network(use)
     audit = attached(use, parts, model)
     train(model, parts.members, use, parts.augment, audit)
-    lap("audited")
+    notes.lap("audited")
     head_alone(use, parts, audit)
+    active = found_by(audit, parts)
+    notes.lap("head alone", active)
+    epochs = use.epochs + use.head_epochs
+    afterwards = found_by(registered(use, parts, plain, epochs), parts)
+    notes.lap("registered", afterwards)
+    conclude(use, parts, paper, plain, audit, {"active MINT": active, "registered": afterwards}, epochs, notes)
+
+
+def found_by(audit: amint.Audit, parts: Parts) -> Mapping[str, Measurement]:
+    """What a trained head finds, once calibrated."""
     audit.calibrate(parts.calibration)
-    active = audit.evaluate(parts.members, parts.unseen)
-    lap("head alone", f"; active MINT: {', '.join(f'{name} {active[name].value:.3f}' for name in FIGURES)}")
-    afterwards = registered(use, parts, plain)
-    afterwards.calibrate(parts.calibration)
-    lap("registered")
+    return audit.evaluate(parts.members, parts.unseen)
+
+
+def conclude(
+    use: Settings,
+    parts: Parts,
+    paper: Paper,
+    plain: nn.Module,
+    audit: amint.Audit,
+    heads: Mapping[str, Mapping[str, Measurement]],
+    registered_epochs: int,
+    notes: Notes,
+) -> None:
+    """Measure what needs no head, print and save the row, and the audit beside it."""
     taps = [point.name for point in audit.points]
     found = amint.compare(
         plain, parts.members, parts.unseen, attacks=["passive-mint", "loss"], taps=taps, seed=use.seed
     )
     measured: dict[str, Mapping[str, Measurement]] = {
-        "active MINT": active,
-        "registered": afterwards.evaluate(parts.members, parts.unseen),
+        **heads,
         "hash register": measured_by(amint.HashRegister.of(parts.members).scores, parts),
         **{result.name.replace("-", " "): {name: result[name] for name in FIGURES} for result in found.ranked},
     }
-    lap("measuring")
+    notes.lap("measuring")
     row = {
         **{name: str(value) if isinstance(value, Path) else value for name, value in asdict(use).items()},
         "scaled_down": use.members < paper.members or use.external < paper.external,
         "drawn": {role: getattr(parts, role).n for role in ("members", "external", "calibration", "unseen")},
         "attacks_on_the_plain_network": found.sizes,
-        "sources": made_by,
+        "sources": notes.made_by,
         "data": paper.data,
         "taps": taps,
-        "registered_epochs": use.epochs + use.head_epochs,
+        "registered_epochs": registered_epochs,
         "head_parameter_share": round(audit.parameter_share, 4),
         "plain_accuracy": accuracy(plain, parts.unseen),
-        "audited_accuracy": accuracy(model, parts.unseen),
+        "audited_accuracy": accuracy(audit.backbone, parts.unseen),
         "paper": paper.of(use),
         "measured": {way: {name: figures(ms[name]) for name in FIGURES} for way, ms in measured.items()},
-        "seconds": seconds,
+        "seconds": notes.seconds,
     }
     use.out.mkdir(parents=True, exist_ok=True)
     audit.save(use.out / "model.amint", preprocessing=parts.members.look)

@@ -15,18 +15,17 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
+from finished import done
 from grid import ARCHS, FULL, MODULES, SPLITS, folder, settings
 from launch import launch
 from rich.console import Console
 from row import run_row
 from settings import Settings
-from sources import sources
 from table_shown import show
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
@@ -44,17 +43,6 @@ def alone(data: str, use: Settings) -> None:
     # A process that has used a GPU cannot be forked.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         executor.submit(work, data, use).result()
-
-
-def done(use: Settings) -> dict[str, Any] | None:
-    """The finished row, if it was made with these settings and this code."""
-    path = use.out / "row.json"
-    if not path.is_file():
-        return None
-    row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    kept = {name: str(value) for name, value in asdict(use).items() if name not in ("data_root", "device", "out")}
-    kept |= {"sources": sources()}
-    return row if all(str(row.get(name)) == value for name, value in kept.items()) else None
 
 
 def main(

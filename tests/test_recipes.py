@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import amint
 
@@ -167,6 +169,35 @@ def test_a_table_goes_on_where_it_was_and_past_rows_that_fail(data_root, tmp_pat
     written = path.stat().st_mtime_ns
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
     assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_heads_of_several_splits_are_registered_on_one_network(data_root, tmp_path):
+    options = ["--data", "mnist", "--data-root", data_root, "--arch", "mobilenetv1_100", "--head-hidden", "64"]
+    printed = ran("registered", tmp_path, *options, "--split", "entry", "output")
+    files = {path.parent.name: path for path in tmp_path.rglob("row.json")}
+    assert set(files) == {"mobilenetv1_100-entry-36px", "mobilenetv1_100-output-36px"}
+    rows = [json.loads(files[name].read_text()) for name in sorted(files)]
+    assert [row["split"] for row in rows] == ["entry", "output"]
+    assert rows[0]["taps"] != rows[1]["taps"]
+    for row in rows:
+        assert set(row["measured"]) == WAYS - {"active MINT"}
+        assert (row["registered_epochs"], row["head_hidden"], row["trunk_gradient"]) == (1, 64, 0.0)
+        assert row["plain_accuracy"] == row["audited_accuracy"] == rows[0]["plain_accuracy"]
+    kept = [amint.load(path.parent / "model.amint").backbone.state_dict() for path in files.values()]
+    assert all(bool((kept[0][name] == kept[1][name]).all()) for name in kept[0]), "one network"
+    # The third head alone is made, and a network of other settings is not taken for this one.
+    [network] = tmp_path.glob("mnist/*/*.safetensors")
+    times = [path.stat().st_mtime_ns for path in (network, *files.values())]
+    again = ran("registered", tmp_path, *options, "--split", "entry", "middle", "output")
+    assert printed.split("seconds:")[0] in again
+    assert len(list(tmp_path.rglob("row.json"))) == 3
+    assert times == [path.stat().st_mtime_ns for path in (network, *files.values())]
+    save_file(load_file(network), network, {"settings": "others"})
+    files["mobilenetv1_100-entry-36px"].unlink()
+    ran("registered", tmp_path, *options, "--split", "entry")
+    with safe_open(network, "pt") as file:
+        assert file.metadata() != {"settings": "others"}
 
 
 def test_the_papers_figures_stand_below_rows_of_its_size_only(capsys):
