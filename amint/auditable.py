@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -29,6 +30,8 @@ from amint.reach import Reach
 from amint.taps import TrainingHooks, prefix
 
 __all__ = ["Auditable"]
+
+_log = logging.getLogger("amint")
 
 
 class Auditable(Audit):
@@ -164,6 +167,7 @@ class Auditable(Audit):
             raise UsageError(
                 "audit.train_head() trains in one process, here several are running; their heads would drift apart"
             )
+        before = self.ledger.count("members")
         train_head(
             self,
             self.mixture,
@@ -176,6 +180,13 @@ class Auditable(Audit):
             progress=progress,
         )
         self.facts["head_epochs"] = self.facts.get("head_epochs", 0) + epochs
+        if alone := self.ledger.count("members") - before:
+            self.facts["members_of_head_alone"] = self.facts.get("members_of_head_alone", 0) + alone
+            _log.warning(
+                "%s of the rows given to train_head never passed the hooked training as they are: the MINT head now "
+                "calls them members. That is right for plain views of augmented members, and for nothing else",
+                f"{alone:,}",
+            )
 
     def paused(self) -> AbstractContextManager[None]:
         """Inside, training-mode forward passes are plain: no external rows, no head (warm-ups, probes)."""

@@ -188,8 +188,8 @@ FEATURES: tuple[str, ...] = (
 class Separation:
     """How well held-out scores tell two sets apart.
 
-    ``low`` and ``high`` bound the ``auroc`` with 95 %; ``null_995`` is the 99.5 % quantile of the AUROCs of permuted
-    labels; ``features`` are the columns that differ most, largest first, with the AUROC of each by itself.
+    ``low`` and ``high`` bound the ``auroc`` with 95 %; ``null_995`` is the one of the 999 AUROCs of permuted labels
+    above which p <= 0.005; ``features`` are the columns that differ most, largest first, with the AUROC of each alone.
     """
 
     auroc: float
@@ -241,7 +241,7 @@ def separation(features: Floats, is_own: Booleans, group: Integers, seed: int) -
     # Equal AUROCs may have been summed in another order.
     p_value = (1 + int((null >= auroc - 1e-9).sum())) / (1 + _PERMUTATIONS)
     differing = _differing(z[:, : features.shape[1]], is_own)
-    return Separation(auroc, low, high, p_value, float(np.quantile(null, 0.995)), differing)
+    return Separation(auroc, low, high, p_value, float(np.quantile(null, 0.995, method="higher")), differing)
 
 
 def _normal_scores(features: Floats, group: Integers) -> Floats:

@@ -23,7 +23,7 @@ from amint.perceptual import MOST_BITS, Duplicate, Marks, find_duplicates, liken
 
 __all__ = ["Control", "Outcome", "blind_baseline", "control_against_control", "duplicates", "shuffled_membership"]
 
-_LEVEL = 0.005
+_LEVEL, _SUGGESTIVE = 0.005, 0.05
 # A bundle has one calibration: what fails by chance here would spoil every verdict on it.
 _LEVEL_IN_ORDER = 0.0005
 _CLEAR, _CLEAR_LIKENESS = 0.6, 0.2
@@ -61,7 +61,7 @@ def blind_baseline(
         roles: what the sentence calls the two.
 
     Returns:
-        ``value`` is the AUROC. Details: ``low``, ``high`` (its 95 % interval), ``noticeable`` (the AUROC from which
+        ``value`` is the AUROC. Details: ``low``, ``high`` (its 95 % interval), ``noticeable`` (the AUROC above which
         this control would have failed), ``features`` (those that differ most, with the AUROC of each), ``submitted``,
         ``others`` (how many could be compared), ``left_out`` (submitted without a counterpart). ``not checked``
         below 5 samples on one side or 20 on the other, if more than half the submission is left out, or if a
@@ -104,9 +104,8 @@ def _judged(
         f"p = {found.p_value:.2g})"
     )
     differ = found.p_value <= _LEVEL
-    tells = (
-        f"A classifier that never sees the model {'tells' if differ else 'does not tell'} {roles[0]} from {roles[1]}"
-    )
+    how = "tells" if differ else "hardly tells" if found.p_value <= _SUGGESTIVE else "does not tell"
+    tells = f"A classifier that never sees the model {how} {roles[0]} from {roles[1]}"
     if differ and found.auroc >= _CLEAR:
         why = f"most of all by {features}: a high score may show this difference and not membership"
         return "failed", f"{tells} {figures}, {why}."
@@ -115,7 +114,7 @@ def _judged(
         weak = f"would overlook an AUROC of {_WEAKEST} with so few samples; about {enough} on the smaller side would do"
         return "not checked", f"{tells} {figures}, but {weak}."
     slightly = ", but only slightly," if differ else ""
-    return "passed", f"{tells}{slightly} {figures}; it would have found an AUROC of {noticeable:.2f}."
+    return "passed", f"{tells}{slightly} {figures}; it would have found an AUROC above {noticeable:.2f}."
 
 
 def _table(values: ArrayLike, names: Sequence[str], role: str) -> Floats:
@@ -265,12 +264,14 @@ def duplicates(
     details = {"submitted": m, "exact": exact, "near": near, "likeness": usual, "copies": m - len(distinct)}
     details |= {"near_groups": groups, "in_near_groups": grouped}
     taken = len({duplicate.item for duplicate in found if duplicate.bits is None})
-    judged = "themselves and cannot be judged" if taken else "themselves"
-    sentence = f"{taken or 'None'} of {m} submitted samples are {' or '.join(known)} samples {judged}"
+    of_role, unjudged = " or ".join(known), " and cannot be judged" if taken else ""
+    sentence = f"{taken or 'None'} of {m} submitted samples are {of_role} samples themselves{unjudged}"
+    if m == 1:
+        sentence = f"The submitted sample is {'' if taken else 'not '}a {of_role} sample itself{unjudged}"
     for role in known:
         if near[role]:
             common = f"{usual[role]:.0%} of {role} images are that near to another"
-            sentence += f"; {near[role]} look nearly like one of {role} ({common})"
+            sentence += f"; {near[role]} {'looks' if near[role] == 1 else 'look'} nearly like one of {role} ({common})"
     if groups:
         sentence += f"; {grouped} look nearly like another submitted one"
     control = Control("duplicates", "failed" if taken == m else "passed", f"{sentence}.", None, taken / m, details)

@@ -145,6 +145,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "by_class": _flag,
     "steps": _count,
     "members_seen": _count,
+    "members_of_head_alone": _count,
     "calibration_copies": _count,
     "evaluated_members_unknown": _count,
     "accounted_updates": _count,

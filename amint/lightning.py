@@ -24,6 +24,7 @@ from amint.auditable import Auditable
 from amint.balance import Balance, GradientBalance
 from amint.batches import Source, refuse_generator
 from amint.bundle import check_preprocessing
+from amint.bundle_files import check_replaceable
 from amint.commitments import Commitment
 from amint.errors import UsageError
 from amint.heads import HeadSize
@@ -149,7 +150,7 @@ class ActiveMint(L.Callback):
         self._undo.close()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find at once what would otherwise be found at the end: an untrained head, unusable calibration data."""
+        """Find at once what would otherwise be found at the end: what cannot be trained, calibrated or written."""
         audit = self._attached()
         optimized = {id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         left_out = [name for name, p in audit.head.named_parameters() if id(p) not in optimized]
@@ -159,6 +160,8 @@ class ActiveMint(L.Callback):
                 f"give the optimizer {'.'.join(filter(None, ['self', self._backbone, 'parameters()']))}"
             )
         check_preprocessing(self._preprocessing, audit.input_shape)
+        if self._bundle is not None:
+            check_replaceable(Path(self._bundle))
         with isolate_rng():
             audit.check_calibration(self._calibration)
 

@@ -252,7 +252,7 @@ ERRORS = [
     (["BUNDLE", "few.npz", "a.npz"], "3 members are too few"),
     (["BUNDLE", "two", "other"], "the class folders differ"),
     (["BUNDLE", "one", "one"], "has 1 class folders; at least 2 are needed"),
-    (["BUNDLE", "flat", "flat"], "has 0 class folders"),
+    (["BUNDLE", "flat", "flat"], "flat has no class folders; expected a subfolder of pictures for each class"),
     (["BUNDLE", "loose", "loose"], "000.png lies in"),
     (["BUNDLE", "two", "two"], "tells 4 classes apart, 2 are named by subfolders or classes.txt: cat, dog. List all"),
     (["BUNDLE", "ok.npz", "two"], "the model's order in a file classes.txt, one name a line, in two;"),

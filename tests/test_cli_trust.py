@@ -39,7 +39,7 @@ def owner(tmp_path):
 
 def test_one_sample_is_proved_and_another_is_not(owner, capsys):
     place, bundle, folder, commitment = owner
-    proof = place / "proof.json"
+    proof = place / "to" / "others" / "proof.json"
     assert run("prove", place / "private.json", bundle, folder / "002.png", proof) == 0
     for public in (place / "public.json", commitment.root):
         assert run("check-proof", public, proof, bundle, folder / "002.png") == 0
@@ -105,8 +105,8 @@ def test_an_edited_bundle_loses_its_signature(tmp_path):
 
 def test_the_bill_of_materials_is_written(tmp_path):
     bundle = audit_of(ToyNet()).save(tmp_path / "a.amint", preprocessing=PREPROCESSING, architecture=TOY)
-    assert run("bom", bundle, tmp_path / "bom.json") == 0
-    assert json.loads((tmp_path / "bom.json").read_text())["bomFormat"] == "CycloneDX"
+    assert run("bom", bundle, tmp_path / "parts" / "bom.json") == 0
+    assert json.loads((tmp_path / "parts" / "bom.json").read_text())["bomFormat"] == "CycloneDX"
 
 
 def test_a_folder_is_not_one_image(owner, capsys):

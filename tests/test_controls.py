@@ -51,7 +51,17 @@ def test_no_difference_passes_and_says_what_would_have_been_found():
     assert control.outcome == "passed"
     assert control.p_value > 0.05
     assert 0.6 <= control.details["noticeable"] < 0.7
-    assert f"would have found an AUROC of {control.details['noticeable']:.2f}" in control.sentence
+    assert f"would have found an AUROC above {control.details['noticeable']:.2f}" in control.sentence
+
+
+def test_what_passes_lies_below_what_would_have_been_found():
+    found = [blind_baseline(rows(40, 0.55, seed=s), rows(120, seed=100 + s), seed=s, names=NAMES) for s in range(30)]
+    assert {control.outcome for control in found} >= {"passed", "failed"}
+    for control in found:
+        above = control.value > control.details["noticeable"] + 1e-9
+        assert (control.outcome == "failed") == above or control.value == 0.6
+        if control.outcome == "passed":
+            assert ("hardly tells" if control.p_value <= 0.05 else "does not tell") in control.sentence
 
 
 def test_a_real_but_slight_difference_passes_and_is_said():
@@ -293,7 +303,7 @@ def test_exact_and_near_duplicates_are_told_apart_and_counted():
         "in_near_groups": 2,
     }
     assert control.sentence == (
-        "1 of 5 submitted samples are calibration or external samples themselves and cannot be judged; 1 look nearly "
+        "1 of 5 submitted samples are calibration or external samples themselves and cannot be judged; 1 looks nearly "
         "like one of external (0% of external images are that near to another); 2 look nearly like another submitted "
         "one."
     )
@@ -308,7 +318,7 @@ def test_a_submission_of_known_samples_only_fails():
 def test_without_duplicates_nothing_is_listed():
     control, found = duplicates(marks([1]), {"calibration": marks([2])}, paths=["a"])
     assert (control.outcome, found) == ("passed", ())
-    assert control.sentence == "None of 1 submitted samples are calibration samples themselves."
+    assert control.sentence == "The submitted sample is not a calibration sample itself."
 
 
 @pytest.mark.parametrize("submitted, known", [([], {"calibration": [1]}), ([1], {}), ([1], {"calibration": []})])

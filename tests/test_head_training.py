@@ -101,6 +101,17 @@ def test_the_head_learns_in_training_mode_whatever_mode_the_model_was_left_in(tr
     assert same(head_weights(audit.head), head_weights(reference.head))
 
 
+def test_rows_that_only_the_head_alone_is_shown_are_counted_and_warned_of(caplog):
+    audit = trained()
+    audit.train_head(X, epochs=1)
+    assert "members_of_head_alone" not in audit.facts
+    assert not caplog.records
+    audit.train_head(torch.cat([X, UNSEEN[:5]]), epochs=1)
+    audit.train_head(torch.cat([X, UNSEEN[3:7]]), epochs=1)
+    assert audit.facts["members_of_head_alone"] == 7
+    assert [record.message.split(" of the rows")[0] for record in caplog.records] == ["5", "2"]
+
+
 def test_training_of_the_model_can_go_on_and_is_accounted_for():
     audit = trained()
     audit.train_head(X, epochs=2)

@@ -219,3 +219,12 @@ def test_a_preprocessing_that_does_not_fit_is_found_before_the_first_step(tmp_pa
     callback = active_mint(bundle=tmp_path / "x.amint", preprocessing=amint.Preprocessing(size=(5, 5)))
     assert_refused(lit, [callback], UsageError, r"makes inputs of 3 x 5 x 5, .* give Preprocessing the model's size=")
     assert lit.steps == 0
+
+
+def test_something_else_in_the_way_of_the_bundle_is_found_before_the_first_step(tmp_path):
+    (tmp_path / "train.py").write_text("pass")
+    lit = Counting()
+    assert_refused(
+        lit, [active_mint(bundle=tmp_path / "train.py")], UsageError, r"train\.py is a file; .* another name"
+    )
+    assert lit.steps == 0

@@ -45,6 +45,21 @@ def test_ways_to_write_a_list(folder, text, encoding):
     assert outcome(folder, text, "list.TSV", encoding) == (THREE, {})
 
 
+@pytest.mark.parametrize("text", ["pth\na.png\n", "id,pth\n3,a.png\n4,Ünï.png\n"])
+def test_a_first_line_that_names_no_column_known_says_so(folder, text):
+    first, *others = outcome(folder, text)[1].items()
+    assert first[0] in ("pth", "id")
+    assert "call the column of the paths path or file" in first[1]
+    assert all("no such file or directory" in reason for _, reason in others)
+
+
+@pytest.mark.parametrize(("first", "reason"), [("/etc/passwd", "absolute"), ("../secret.png", "leaves")])
+def test_a_first_line_is_not_looked_for_elsewhere(folder, first, reason):
+    notes, reasons = outcome(folder, f"{first}\na.png\n")
+    assert list(notes) == ["a.png"]
+    assert [reason in found for found in reasons.values()] == [True]
+
+
 def test_order_is_that_of_the_list_and_repeated_files_are_judged_once(folder):
     notes, reasons = outcome(folder, "path\nÜnï.png\na.png\n./a.png\nsub/../a.png\nÜnï.png\n")
     assert list(notes.items()) == [("Ünï.png", "listed 2 times"), ("a.png", "listed 3 times")]

@@ -4,9 +4,10 @@ import sys
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 
 from amint.calibration import Calibration
-from amint.report.figures import null_band, p_value_plot, power_plot, roc_plot, score_histogram
+from amint.report.figures import _edges, null_band, p_value_plot, power_plot, roc_plot, score_histogram
 
 LINE = "#d55e00"
 
@@ -107,3 +108,15 @@ def test_import_loads_no_drawing_and_drawing_no_pyplot():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out == "\nTrue False\n"
+
+
+@pytest.mark.parametrize("line", [0.5, 1.7, 2.9])
+def test_no_bar_lies_on_both_sides_of_the_threshold(line):
+    scores = [np.random.default_rng(seed).normal(1.5, 1, 200) for seed in range(2)]
+    edges = _edges(scores, line)
+    assert line in edges
+    without = _edges(scores, None)
+    assert edges[0] <= without[0] < without[-1] <= edges[-1]
+    np.testing.assert_allclose(np.diff(edges), np.diff(without)[0])
+    for beside in (without[0] - 1, without[-1] + 1):
+        np.testing.assert_array_equal(_edges(scores, beside), without)

@@ -68,7 +68,7 @@ def bundle_table(held: Bundle) -> Table:
         ("created", manifest["created"]),
         ("libraries", ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items())),
         ("model", "passed by the caller" if held.architecture is None else architecture_words(held.architecture)),
-        ("parameters", f"{sizes[0]:,} in the model, {sizes[1]:,} in the MINT head"),
+        ("weights and statistics", f"{sizes[0]:,} numbers in the model, {sizes[1]:,} in the MINT head"),
         ("taps", ", ".join(f"{p.name} ({_sides(p.shape)}) at {p.cost:.1%} of the forward cost" for p in held.points)),
         ("input", _sides(held.input_shape)),
         ("preprocessing", preprocessing_words(held.preprocessing)),

@@ -122,6 +122,7 @@ def bom(bundle: Path, out: Path, /, *, public_key: str | None = None) -> None:
     from amint.ml_bom import ml_bom
 
     held = read(bundle, public_key=public_key)
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(ml_bom(held, held.signature), indent=1), encoding="utf-8")
     say(f"Wrote {out}.")
 

@@ -177,6 +177,7 @@ def read_json(path: str | Path) -> Any:
 
 def write_json(path: str | Path, data: Any) -> Path:
     """Write values as a JSON file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
     return Path(path)
 

@@ -150,6 +150,11 @@ def labelled_pair(
 
 def _numbers(folders: list[Path]) -> dict[str, int]:
     found = [_class_names(folder) for folder in folders]
+    for folder, present in zip(folders, found, strict=True):
+        if not present:
+            raise InputError(
+                f"{printable(str(folder))} has no class folders; expected a subfolder of pictures for each class"
+            )
     lists = [listed for folder in folders if (listed := _listed(folder))]
     if any(listed != lists[0] for listed in lists):
         raise InputError(f"the files {CLASSES} in {folders[0]} and {folders[1]} differ; one of them is enough")

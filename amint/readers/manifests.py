@@ -26,6 +26,7 @@ __all__ = ["Manifest"]
 _DELIMITERS = ",;\t|"
 _COLUMNS = ("path", "file", "file_path", "filepath", "file_name", "filename", "image", "image_path")
 _MOST_IN_LINE = 2**20
+_NO_HEADER = "no such file; if this line names columns, call the column of the paths path or file (the first was taken)"
 
 
 class Manifest:
@@ -50,13 +51,17 @@ class Manifest:
             size = os.fstat(file.fileno()).st_size
             if size > limits.manifest_bytes:
                 raise InputError(f"{shown} has {size:,} bytes, more than the limit of {limits.manifest_bytes:,}")
-            listed = Counter[bytes]()
-            for count, cell in enumerate(_cells(file, shown), 1):
+            listed, headed = Counter[bytes](), True
+            for count, (cell, named) in enumerate(_cells(file, shown), 1):
                 check_members(count, limits, shown)
                 listed[os.fsencode(posixpath.normpath(cell))] += 1
+                headed = headed and named
         if not listed:
             raise InputError(f"{shown} lists no files; expected a column of paths named path or file")
         reasons = {name: reason for name in listed if (reason := _why_not(os.fsdecode(name)))}
+        first = next(iter(listed))
+        if not (headed or first in reasons or os.path.lexists(os.fsencode(self._folder) + b"/" + first)):
+            reasons[first] = _NO_HEADER
         self._files = Files(self._folder, list(listed), reasons)
         self._notes = {i: f"listed {times} times" for i, times in enumerate(listed.values()) if times > 1}
 
@@ -79,8 +84,8 @@ def _why_not(path: str) -> str:
     return ""
 
 
-def _cells(file: BinaryIO, shown: str) -> Iterator[str]:
-    """The cells of the column of paths that are not empty."""
+def _cells(file: BinaryIO, shown: str) -> Iterator[tuple[str, bool]]:
+    """The cells of the column of paths that are not empty, and whether the first line names that column."""
     mark = file.read(2)
     file.seek(0)
     encoding, errors = ("utf-16", "strict") if mark in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "surrogateescape")
@@ -93,10 +98,10 @@ def _cells(file: BinaryIO, shown: str) -> Iterator[str]:
             names = [cell.strip().lower() for cell in header]
             column = next((names.index(name) for name in _COLUMNS if name in names), None)
             if column is None and header and header[0].strip():
-                yield header[0].strip()
+                yield header[0].strip(), False
             for row in rows:
                 if (column or 0) < len(row) and (cell := row[column or 0].strip()):
-                    yield cell
+                    yield cell, column is not None
         except (csv.Error, UnicodeError) as error:
             raise InputError(f"{shown} cannot be read as text in columns: {error}") from None
 

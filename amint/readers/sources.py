@@ -71,7 +71,7 @@ def too_much(shown: str, packed: int, limits: Limits) -> InputError:
     """The refusal of a submission of ``packed`` bytes that unpacks to more than the limit."""
     return InputError(
         f"{shown} has {packed:,} bytes and unpacks to more than {limits.unpacked(packed):,}, the limit; submit it in "
-        "parts, or raise Limits.ratio or Limits.total_bytes if you trust it"
+        "parts or, if you trust it, unpack it and submit the folder, where what is too large is one row with a reason"
     )
 
 

@@ -65,7 +65,7 @@ def score_histogram(
         threshold: label and place of a vertical line, which may fall outside the axis.
     """
     groups = {label: score_array(scores) for label, scores in (expected, found)}
-    edges = _edges(list(groups.values()))
+    edges = _edges(list(groups.values()), None if threshold is None else threshold[1])
     outside = sum(int(((scores < edges[0]) | (scores > edges[-1])).sum()) for scores in groups.values())
     beyond = [f"Beyond the axis, counted in the outermost bars: {outside:,}."] if outside else []
     looks = ((BLUE, "59", 0.6), (VERMILLION, "33", 1.8))
@@ -221,15 +221,22 @@ def _spread(label: str, scores: Floats, threshold: tuple[str, float] | None) -> 
     return f"{text}, {above:,} at or above the line at {threshold[1]:.3g}."
 
 
-def _edges(groups: Sequence[Floats]) -> Floats:
-    """Bin edges that cover the bulk of every group, so that a few wild scores do not flatten all the others."""
+def _edges(groups: Sequence[Floats], threshold: float | None) -> Floats:
+    """Bin edges that cover the bulk of every group, so that a few wild scores do not flatten all the others.
+
+    A threshold among them is an edge: no bar has part of its scores on either side of it.
+    """
     lows, highs = zip(*map(_bulk, groups), strict=True)
     low, high = min(lows), max(highs)
     if high - low <= 1e-6 * max(abs(low), abs(high)):
         margin = max(1.0, abs(high)) / 2
         low, high = low - margin, high + margin
     bins = int(np.clip(np.sqrt(sum(map(len, groups))), 12, 40))
-    return np.linspace(low, high, bins + 1)
+    if threshold is None or not low < threshold < high:
+        return np.linspace(low, high, bins + 1)
+    width = (high - low) / bins
+    below, above = (int(np.ceil(reach / width)) for reach in (threshold - low, high - threshold))
+    return np.asarray(threshold + width * np.arange(-below, above + 1))
 
 
 def _bulk(scores: Floats) -> tuple[float, float]:

@@ -22,7 +22,7 @@ _MADE = {
     "registered": "After its own training, a MINT head was trained on this model",
 }
 _ROLES = {
-    "members": "the model was trained on them",
+    "members": "the MINT head was told that the model was trained on them",
     "external": "like the members; shown to the MINT head as not trained on",
     "calibration": "nothing was trained on them; they turn scores into p-values",
 }
