@@ -211,10 +211,14 @@ def assign_roles(
             a group for each.
 
     Raises:
-        UsageError: more samples asked for than there are, groups of another length, or a role that would get none.
+        UsageError: numbers that count nothing, more samples than there are, groups of another length, or a role that
+            would get none.
     """
     sizes = {"members": members, "external": external, "calibration": calibration}
-    if min(sizes.values()) < 0 or sum(sizes.values()) > n:
+    wrong = {role: size for role, size in sizes.items() if not (size >= 0 and size % 1 == 0)}
+    if wrong:
+        raise UsageError(f"members, external and calibration are numbers of rows, 0 or more; got {wrong}")
+    if sum(sizes.values()) > n:
         raise UsageError(
             f"cannot draw {members} members + {external} external + {calibration} calibration = "
             f"{sum(sizes.values())} rows out of {n}; ask for fewer"

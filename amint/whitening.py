@@ -20,17 +20,22 @@ __all__ = ["Whitening", "whiten_by"]
 
 # The share of the average variance below which a direction counts as noise: rounding in half precision is of this size.
 _NOISE = 0.01
-# How much of the running average the latest batch is, at the least.
-_LEAST = 0.01
+# What share of the running averages the latest batch is: as much as leaves ten rows a channel in them, within limits.
+_LEAST, _MOST = 0.01, 0.4
+_ROWS = 10
+# A basis of so many channels is soon made, in some hundredths of a second on a CPU; the time grows with their third
+# power. Another device waits for it, and has a step done in less.
+_QUICK, _QUICK_ELSEWHERE = 512, 128
 
 
 class Whitening(nn.Module):
     """Maps -> the same shape, by what channels were like while training: zero mean, variance one, uncorrelated.
 
     Of all such bases this is the one nearest to the channels' own (ZCA), so that a new one differs little from the one
-    before. While training a new one is taken after 1, 2, 4, 8, ... batches, once there were as many rows as channels:
-    what follows has to learn in each anew, and many channels take seconds. Averages and basis are in single precision
-    at least, whatever that of the model is.
+    before. While training a new one is taken with every batch, once there were as many rows as channels, so that what
+    follows sees as little as may be of the network's moving on. Where many channels take long, it is taken after 1, 2,
+    4, 8, ... batches, and as often as leaves the time for each batch the same. Averages and basis are in single
+    precision at least, whatever that of the model is.
 
     Args:
         channels: how many there are.
@@ -54,9 +59,11 @@ class Whitening(nn.Module):
         # Half precision would round away what is small.
         with torch.autocast(x.device.type, enabled=False):
             if self.training:
-                n = int(self.batches) + 1
-                known = self.learn(x, max(1 / n, _LEAST)) and n * x.numel() >= len(self.mean) ** 2
-                if known and n & (n - 1) == 0:
+                n, channels = int(self.batches) + 1, len(self.mean)
+                share = min(_MOST, max(_LEAST, x.numel() / (_ROWS * channels**2)))
+                known = self.learn(x, max(1 / n, share)) and n * x.numel() >= channels**2
+                apart = max(1, (channels // (_QUICK if x.device.type == "cpu" else _QUICK_ELSEWHERE)) ** 3)
+                if known and (n % apart == 0 or n & (n - 1) == 0):
                     self.renew()
             wide = _wide(x, self.axis)
             # A backward pass that is still to come needs the basis of its own forward pass.

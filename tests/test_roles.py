@@ -173,7 +173,14 @@ def test_the_seed_draws_the_roles_evenly():
     assert np.all(np.abs(counts - 800) < 5 * 22)
 
 
-@pytest.mark.parametrize("sizes", [(5, 5, 1), (11, 0, 0), (-1, 2, 2), (2, -1, 2), (2, 2, -1)])
+@pytest.mark.parametrize("sizes", [(-1, 2, 2), (2, -1, 2), (2, 2, -1), (0.5, 2, 2), (2, 2, float("nan"))])
+def test_numbers_that_count_no_rows_are_refused(sizes):
+    members, external, calibration = sizes
+    with pytest.raises(UsageError, match="are numbers of rows, 0 or more; got"):
+        assign_roles(10, members=members, external=external, calibration=calibration, seed=0)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 1), (11, 0, 0)])
 def test_roles_that_cannot_be_drawn(sizes):
     members, external, calibration = sizes
     message = f"cannot draw {members} members + {external} external + {calibration} calibration = {sum(sizes)} rows"
