@@ -63,8 +63,10 @@ def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
         # What moves pixels is what hard negatives taught the head to reject; of sets it still gets wind.
         assert found("hard negatives", change) < 0.1
         for head in ("plain", "tolerant"):
+            assert found(head, change) > found("hard negatives", change) + 0.05
             assert found(head, change, kind="sets of 20") > 0.95
-            assert found(head, change, kind="sets of 20") > found("hard negatives", change, kind="sets of 20") + 0.25
+    # Of resized sets it gets wind of a quarter to nine tenths, from seed to seed.
+    assert found("hard negatives", "resized", kind="sets of 20") < 1
     assert found("hard negatives", "crop", kind="sets of 20") < 0.2
     for change in shares["plain"]:
         assert "used" not in verdicts[change]["unseen"]
