@@ -92,7 +92,7 @@ def keygen(path: Path, /) -> None:
 
 
 def sign(bundle: Path, key: Path, /) -> None:
-    """Sign an audit bundle in place.
+    """Sign an audit bundle in place; a signature that it has is replaced.
 
     Parameters
     ----------
