@@ -22,7 +22,7 @@ def done(use: Settings) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    kept = {name: str(value) for name, value in asdict(use).items() if name not in ("data_root", "device", "out")}
+    kept = {name: str(value) for name, value in asdict(use).items() if name not in ELSEWHERE}
     kept |= {"sources": sources()}
     return row if all(str(row.get(name)) == value for name, value in kept.items()) else None
 

@@ -55,6 +55,12 @@ def registered(use: Settings, parts: Parts, model: nn.Module, epochs: int | None
     return amint.register(model, told, epochs=epochs or most, lr=use.head_lr, **head_of(use, parts))
 
 
+def found_by(audit: amint.Audit, parts: Parts) -> dict[str, Measurement]:
+    """What a trained head finds, once calibrated."""
+    audit.calibrate(parts.calibration)
+    return audit.evaluate(parts.members, parts.unseen)
+
+
 def measured_by(score: Callable[[Rows], Scores], parts: Parts) -> dict[str, Measurement]:
     """How well scores find members, at the threshold that calibration rows set for alpha = 0.05."""
     inside, outside, known = (score(rows) for rows in (parts.members, parts.unseen, parts.calibration))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common import Parts, Pool, at_most
-from joined import Balances, attached, head_alone, measured_by, registered
+from joined import Balances, attached, found_by, head_alone, measured_by, registered
 from settings import Settings
 from torch import nn
 from training import HeadOptimizers, accuracy, train
@@ -68,9 +68,7 @@ class Audited:
 
 def afterwards(use: Settings, parts: Parts, model: nn.Module) -> Mapping[str, Measurement]:
     """What a head finds that is trained on the finished network."""
-    audit = registered(use, parts, model)
-    audit.calibrate(parts.calibration)
-    return audit.evaluate(parts.members, parts.unseen)
+    return found_by(registered(use, parts, model), parts)
 
 
 def listed(_use: Settings, parts: Parts, _model: nn.Module) -> Mapping[str, Measurement]:

@@ -10,18 +10,19 @@ serves every split. Network and rows are kept, and not made again after a kill.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
+from asked import Asked, Names
 from common import Parts
 from cyclopts import Parameter
-from finished import done
-from grid import FULL, MODULES, SPLITS, settings
-from joined import registered
+from finished import ELSEWHERE, done
+from grid import MODULES, SPLITS, settings
+from joined import found_by, registered
 from launch import launch
 from paper import show
-from row import Notes, conclude, found_by
+from row import Notes, conclude
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from settings import Settings
@@ -30,44 +31,35 @@ from training import train
 
 from amint.errors import UsageError
 
-Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
-
 # What a network may differ in and still be the same; what only a head is told begins with "head_".
-APART = ("split", "out", "data_root", "device", "hard_negatives")
+APART = (*ELSEWHERE, "split", "hard_negatives")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Registered(Asked):
+    """With how a head learns, and how large it is."""
+
+    head_lr: float | None = None
+    head_hidden: int | None = None
+    head_ensemble: int | None = None
 
 
 def main(
+    asked: Registered,
     *,
     data: Literal["mnist", "cifar10", "gtsrb", "tiny_imagenet", "casia_webface"] = "cifar10",
-    data_root: Path,
     arch: str = "mobilenetv1_100",
     split: Names = SPLITS,
-    seed: int = 0,
-    device: str = FULL["cifar10"].device,
     out: Path = Path("runs/registered"),
-    smoke: bool = False,
-    members: int | None = None,
-    external: int | None = None,
-    calibration: int | None = None,
-    side: int | None = None,
-    batch: int | None = None,
-    epochs: int | None = None,
-    head_epochs: int | None = None,
-    head_lr: float | None = None,
-    head_hidden: int | None = None,
-    head_ensemble: int | None = None,
 ) -> None:
     """Train the network, register and measure one head after the other, print and save their rows.
 
     What is None is as recipes/grid.py has it.
     """
-    told: dict[str, Any] = {"members": members, "external": external, "calibration": calibration, "side": side}
-    told |= {"batch": batch, "epochs": epochs, "head_epochs": head_epochs, "head_lr": head_lr}
-    told |= {"head_hidden": head_hidden, "head_ensemble": head_ensemble}
-    changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    changes |= {"data_root": data_root, "seed": seed, "device": device, "smoke": smoke, "trunk_gradient": 0.0}
-    if head_epochs == 0:
+    if asked.head_epochs == 0:
         raise UsageError("--head-epochs must be at least 1 here, found 0: the head learns afterwards only")
+    changes = asked.changes() | {"trunk_gradient": 0.0}
     uses = [settings(data, arch, where, changes, out) for where in split]
     parts, paper = Parts.of(uses[0], MODULES[data].pool(uses[0])), MODULES[data].PAPER
     for use in uses:

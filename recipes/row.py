@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common import Parts, Pool
-from joined import attached, head_alone, measured_by, registered
+from joined import attached, found_by, head_alone, measured_by, registered
 from paper import FIGURES, Paper, figures, show
 from rich.console import Console
 from settings import Settings
@@ -64,12 +64,6 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
     afterwards = found_by(registered(use, parts, plain, epochs), parts)
     notes.lap("registered", afterwards)
     conclude(use, parts, paper, plain, audit, {"active MINT": active, "registered": afterwards}, epochs, notes)
-
-
-def found_by(audit: amint.Audit, parts: Parts) -> Mapping[str, Measurement]:
-    """What a trained head finds, once calibrated."""
-    audit.calibrate(parts.calibration)
-    return audit.evaluate(parts.members, parts.unseen)
 
 
 def conclude(

@@ -15,20 +15,19 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import torch
+from asked import Asked, Names
 from cyclopts import Parameter
 from finished import done
-from grid import ARCHS, FULL, MODULES, SPLITS, folder, settings
+from grid import ARCHS, MODULES, SPLITS, folder, settings
 from launch import launch
 from rich.console import Console
 from row import run_row
 from settings import Settings
 from table_shown import show
-
-Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 
 
 def work(data: str, use: Settings) -> None:
@@ -45,36 +44,30 @@ def alone(data: str, use: Settings) -> None:
         executor.submit(work, data, use).result()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Table(Asked):
+    """With the share of the MINT gradient that enters the networks."""
+
+    trunk_gradient: float | None = None
+
+
 def main(
+    asked: Table,
     *,
     data: Names = ("cifar10",),
-    data_root: Path,
     arch: Names = tuple(ARCHS),
     split: Names = SPLITS,
     workers: int = min(4, os.cpu_count() or 1),
-    seed: int = 0,
-    device: str = FULL["cifar10"].device,
     out: Path = Path("runs/table"),
-    smoke: bool = False,
-    members: int | None = None,
-    external: int | None = None,
-    calibration: int | None = None,
-    side: int | None = None,
-    batch: int | None = None,
-    epochs: int | None = None,
-    head_epochs: int | None = None,
-    trunk_gradient: float | None = None,
 ) -> None:
     """Train, measure and print every row; save those of a data set together as table.json.
 
     What is None is as recipes/grid.py has it. A smoke run has one small network in place of all. The exit status is 1
     if a row is missing.
     """
-    told: dict[str, Any] = {"members": members, "external": external, "calibration": calibration, "side": side}
-    told |= {"batch": batch, "epochs": epochs, "head_epochs": head_epochs, "trunk_gradient": trunk_gradient}
-    changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    changes |= {"data_root": data_root, "seed": seed, "device": device, "smoke": smoke}
-    archs = arch[:1] if smoke else arch
+    changes = asked.changes()
+    archs = arch[:1] if asked.smoke else arch
     uses = [(name, settings(name, one, where, changes, out)) for where in split for name in data for one in archs]
     run_all(uses, workers)
     missing = 0
