@@ -54,7 +54,8 @@ def attach(
         balance: how the two losses become one; default ``NormalisedByFirst()``, and ``Weighted()`` where
             ``trunk_gradient=0`` leaves them nothing in common. A balance of gradients, such as ``ConflictAverse``,
             needs one process, ``trunk_gradient`` above 0 and :meth:`Auditable.backward`.
-        ratio: external rows per member row, above 0.
+        ratio: external rows per member row, above 0. The head normalises what it reads over all rows of a step: batches
+            of one or two members cost it a good part of what it finds, as the last ones of epochs of few steps, too.
         negatives: a symmetry of the domain, or :class:`HardNegatives`, for further "not a member" rows.
         tolerance: a random change, such as :class:`amint.tolerance.Reencoding`, under which the head has to know
             members still; doubles the rows that go up to the taps.

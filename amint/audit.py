@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from amint import bundle
 from amint.architecture import Architecture
 from amint.batches import Source
-from amint.blind import FEATURES
 from amint.calibrating import Given
 from amint.calibration import Calibration
 from amint.commitments import Commitment
-from amint.controls import blind_baseline
 from amint.errors import NonFiniteError, UsageError
 from amint.evaluating import UNKNOWN, check_unseen, scored, unknown_members
 from amint.facts import evaluation_facts, task_facts
@@ -31,6 +29,7 @@ from amint.rebuilding import described, first_outputs, lacking
 from amint.records import CalibrationRecords, TrainingRecords, without_copies
 from amint.roles import Ledger
 from amint.split import TapPoint, tap_modules
+from amint.training_controls import training_controls
 
 __all__ = ["Audit"]
 
@@ -163,7 +162,7 @@ class Audit:
             _log.warning("the MINT head has seen no member yet: whatever is submitted will look like a stranger to it")
         self.records = records
         self.facts |= {"by_class": by_class, "calibration_copies": len(every) - len(records)} | use
-        self._calibrated_weights = bundle.digests(self.backbone, self.head)
+        self._weights_are(bundle.digests(self.backbone, self.head))
         return self.calibrated()
 
     def evaluate(self, members: Source, nonmembers: Source, alpha: float = 0.05) -> dict[str, Measurement]:
@@ -250,25 +249,29 @@ class Audit:
             points=self.points,
             records=records,
             training=self.trained(),
-            facts={"members_seen": self.ledger.count("members"), **self.facts, "controls": self.training_controls()},
+            facts={
+                "members_seen": self.ledger.count("members"),
+                **self.facts,
+                "controls": training_controls(self.ledger.sketch, self.facts),
+            },
             preprocessing=preprocessing,
             architecture=how,
             input_shape=self.input_shape,
             measure=self.measure,
         )
 
-    def training_controls(self) -> list[dict[str, Any]]:
-        """Controls of training, as plain values: can members and external data be told apart without any model?"""
-        members, external = (self.ledger.sketch.column(f"{role}.blind") for role in ("members", "external"))
-        if members is None or external is None:
-            return list(self.facts.get("controls", ()))
-        found = blind_baseline(members, external, seed=0, names=FEATURES, roles=("the members", "the external data"))
-        return [asdict(replace(found, name="members against external"))]
-
     def restore(self, contents: bundle.Bundle) -> None:
         """Take over what a bundle holds besides weights."""
         self.records, self.training, self.bundle = contents.records, contents.training, contents
         self._calibrated_weights = bundle.digests(self.backbone, self.head)
+
+    def _weights_are(self, found: dict[str, str]) -> None:
+        """What was calibrated; figures of other weights are not those of these."""
+        if self._calibrated_weights not in (None, found):
+            for name in ("evaluation", UNKNOWN):
+                self.facts.pop(name, None)
+            self.training = replace(self.training, member_scores=None)
+        self._calibrated_weights = found
 
     def check_unchanged(self) -> dict[str, str]:
         """SHA-256 of the weights by file name, or UsageError if they are not those that were calibrated."""

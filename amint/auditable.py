@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from amint.batches import Source
 from amint.calibration import Calibration
 from amint.commitments import check_same
 from amint.errors import NonFiniteError, StepError, UsageError
-from amint.head_training import check_training, train_head
+from amint.head_training import HEAD_EPOCHS, MEMBERS_ALONE, check_training, counting_alone, train_head
 from amint.heads import head_weights, load_head_weights
 from amint.history import History, balanced_accuracy
 from amint.losses import StepLosses, membership_loss, scaled_gradient, what_is_not_finite
@@ -31,7 +30,8 @@ from amint.taps import TrainingHooks, prefix
 
 __all__ = ["Auditable"]
 
-_log = logging.getLogger("amint")
+# Facts that grow with training and go on where they were.
+_COUNTS = ("steps", HEAD_EPOCHS, MEMBERS_ALONE)
 
 
 class Auditable(Audit):
@@ -167,25 +167,17 @@ class Auditable(Audit):
             raise UsageError(
                 "audit.train_head() trains in one process, here several are running; their heads would drift apart"
             )
-        before = self.ledger.count("members")
-        train_head(
-            self,
-            self.mixture,
-            members,
-            History(),
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            seed=seed,
-            progress=progress,
-        )
-        self.facts["head_epochs"] = self.facts.get("head_epochs", 0) + epochs
-        if alone := self.ledger.count("members") - before:
-            self.facts["members_of_head_alone"] = self.facts.get("members_of_head_alone", 0) + alone
-            _log.warning(
-                "%s of the rows given to train_head never passed the hooked training as they are: the MINT head now "
-                "calls them members. That is right for plain views of augmented members, and for nothing else",
-                f"{alone:,}",
+        with counting_alone(self.ledger, self.facts, progress) as ended:
+            train_head(
+                self,
+                self.mixture,
+                members,
+                History(),
+                epochs=epochs,
+                lr=lr,
+                batch_size=batch_size,
+                seed=seed,
+                progress=ended,
             )
 
     def paused(self) -> AbstractContextManager[None]:
@@ -222,7 +214,7 @@ class Auditable(Audit):
             "stream": self.mixture.stream.state_dict(),
             "balance": getattr(self.balance, "state_dict", dict)(),
             "ledger": self.ledger.state_dict(),
-            "steps": self.facts["steps"],
+            "counts": {name: self.facts[name] for name in _COUNTS if name in self.facts},
             "accounting": self.accounting.state_dict(),
             "history": self.history.state_dict(),
             "commitment": self.facts.get("commitment"),
@@ -244,7 +236,9 @@ class Auditable(Audit):
         if hasattr(self.balance, "load_state_dict"):
             self.balance.load_state_dict(state["balance"])
         self.ledger.load_state_dict(state["ledger"])
-        self.facts["steps"] = state["steps"]
+        for name in _COUNTS:
+            self.facts.pop(name, None)
+        self.facts |= state["counts"]
         self.accounting.load_state_dict(state["accounting"])
         self.history.load_state_dict(state["history"])
         self._step = None

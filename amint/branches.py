@@ -111,7 +111,9 @@ class Branch(nn.Module):
     def __init__(self, tap: TapSpec, width: int, *, pool: int, hidden: int, normalised: bool) -> None:
         super().__init__()
         self.layout = tap.seen_as
-        self.norm = nn.GroupNorm(1, tap.values)
+        # Of one or two values nothing but a sign would be left, normalised by one another.
+        few = self.layout == "vector" and tap.values < 3
+        self.norm: nn.Module = nn.Identity() if few else nn.GroupNorm(1, tap.values)
         cells = 1
         if self.layout in ("channels_first", "channels_last"):
             # Large maps cost most of a step, so about twice the pooled side is kept; windows of 3 leave out at most the

@@ -28,7 +28,7 @@ _SETTINGS = {
     "tolerance": "Changes under which members are known still",
     "epochs": "Passes over the members",
     "head_epochs": "Passes of the head alone, after training",
-    "members_of_head_alone": "Members that only the head alone was shown as they are",
+    "members_of_head_alone": "Members that the head alone was the first to be shown as they are",
     "lr": "Learning rate of the head",
     "by_class": "Compared within the predicted class",
     "calibration_copies": "Repeated calibration rows left out",

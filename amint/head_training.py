@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +19,18 @@ from amint.history import History, balanced_accuracy
 from amint.losses import membership_loss
 from amint.mixing import Mixture
 from amint.muon import head_optimizers
+from amint.roles import Ledger
 from amint.seeding import isolated
 from amint.taps import prefix
 
-__all__ = ["check_training", "train_head"]
+__all__ = ["HEAD_EPOCHS", "MEMBERS_ALONE", "check_training", "counting_alone", "train_head"]
+
+# Names of facts.
+HEAD_EPOCHS, MEMBERS_ALONE = "head_epochs", "members_of_head_alone"
 
 # A map of one place and a thousand channels takes some ten thousand rows to be known.
 _STEPS_TO_WHITEN = 100
+_log = logging.getLogger("amint")
 
 
 def check_training(epochs: int, lr: float, batch_size: int) -> None:
@@ -33,6 +41,34 @@ def check_training(epochs: int, lr: float, batch_size: int) -> None:
     """
     if epochs < 1 or batch_size < 1 or not 0 < lr < math.inf:
         raise UsageError(f"epochs, batch_size and lr must be positive, got {epochs=}, {batch_size=}, {lr=}")
+
+
+@contextmanager
+def counting_alone(
+    ledger: Ledger, facts: dict[str, Any], progress: Callable[[int, float], None] | None
+) -> Iterator[Callable[[int, float], None]]:
+    """Count, among the facts, the epochs that end inside and the members first seen there, whatever stops it.
+
+    Yields:
+        The progress to report to, which reports to that of the caller.
+    """
+
+    def ended(epoch: int, loss: float) -> None:
+        facts[HEAD_EPOCHS] = facts.get(HEAD_EPOCHS, 0) + 1
+        if progress is not None:
+            progress(epoch, loss)
+
+    before = ledger.count("members")
+    try:
+        yield ended
+    finally:
+        if alone := ledger.count("members") - before:
+            facts[MEMBERS_ALONE] = facts.get(MEMBERS_ALONE, 0) + alone
+            _log.warning(
+                "%s of the rows given to train_head never passed the hooked training as they are: the MINT head now "
+                "calls them members. That is right for plain views of augmented members, and for nothing else",
+                f"{alone:,}",
+            )
 
 
 def train_head(

@@ -160,8 +160,8 @@ class ActiveMint(L.Callback):
                 f"give the optimizer {'.'.join(filter(None, ['self', self._backbone, 'parameters()']))}"
             )
         check_preprocessing(self._preprocessing, audit.input_shape)
-        if self._bundle is not None:
-            check_replaceable(Path(self._bundle))
+        if (bundle := self._to_write(trainer)) is not None:
+            check_replaceable(bundle)
         with isolate_rng():
             audit.check_calibration(self._calibration)
 
@@ -210,9 +210,14 @@ class ActiveMint(L.Callback):
         self._pool_ledgers()
         with isolate_rng():
             audit.calibrate(self._calibration)
-        if self._bundle is not None and trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            audit.save(self._bundle, preprocessing=self._preprocessing, architecture=self._architecture)
+        if (bundle := self._to_write(trainer)) is not None:
+            audit.save(bundle, preprocessing=self._preprocessing, architecture=self._architecture)
         trainer.strategy.barrier("amint bundle")
+
+    def _to_write(self, trainer: L.Trainer) -> Path | None:
+        """The bundle that this process is to write, if any."""
+        writes = trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False)
+        return Path(self._bundle) if self._bundle is not None and writes else None
 
     def state_dict(self) -> dict[str, Any]:
         """Head, position in the external data, balance, roles."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
@@ -215,9 +216,9 @@ def assign_roles(
             would get none.
     """
     sizes = {"members": members, "external": external, "calibration": calibration}
-    wrong = {role: size for role, size in sizes.items() if not (size >= 0 and size % 1 == 0)}
+    wrong = {role: size for role, size in sizes.items() if not _counts(size)}
     if wrong:
-        raise UsageError(f"members, external and calibration are numbers of rows, 0 or more; got {wrong}")
+        raise UsageError(f"members, external and calibration are whole numbers of rows, 0 or more; got {wrong}")
     if sum(sizes.values()) > n:
         raise UsageError(
             f"cannot draw {members} members + {external} external + {calibration} calibration = "
@@ -259,6 +260,11 @@ def groups_digest(groups: Tensor | ArrayLike | None, n: int) -> str | None:
     if np.array_equal(numbers, np.arange(n)):
         return None
     return hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()
+
+
+def _counts(size: object) -> bool:
+    """Whether this is a number of rows."""
+    return isinstance(size, Integral) and int(size) >= 0
 
 
 def _numbered(groups: Tensor | ArrayLike | None, n: int) -> np.ndarray[Any, np.dtype[np.int64]]:

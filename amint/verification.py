@@ -30,6 +30,7 @@ from amint.origin import provenance
 from amint.power import power_curve
 from amint.readers import PROPERTY_NAMES
 from amint.submission import Progress, read_files, read_tensors
+from amint.training_controls import training_controls
 from amint.versions import versions
 
 __all__ = ["verify"]
@@ -111,7 +112,7 @@ def verify(
         first = rows[np.unique(groups)]
         within = scale.within(samples, first)
         controls = (*submission_controls(samples, scale, first, PROPERTY_NAMES), same)
-    controls += tuple(Control(**control) for control in audit.training_controls())
+    controls += tuple(Control(**control) for control in training_controls(audit.ledger.sketch, audit.facts))
     failed = [control.sentence for control in controls if control.outcome == "failed"]
     together = min((test.adjusted for test in tests), default=None)
     if failed:

@@ -23,7 +23,7 @@ _NOISE = 0.01
 # What share of the running averages the latest batch is: as much as leaves ten rows a channel in them, within limits.
 _LEAST, _MOST = 0.01, 0.4
 _ROWS = 10
-# A basis of so many channels is soon made, in some hundredths of a second on a CPU; the time grows with their third
+# A basis of so many channels is soon made, in less than a tenth of a second on a CPU; the time grows with their third
 # power. Another device waits for it, and has a step done in less.
 _QUICK, _QUICK_ELSEWHERE = 512, 128
 
@@ -33,9 +33,9 @@ class Whitening(nn.Module):
 
     Of all such bases this is the one nearest to the channels' own (ZCA), so that a new one differs little from the one
     before. While training a new one is taken with every batch, once there were as many rows as channels, so that what
-    follows sees as little as may be of the network's moving on. Where many channels take long, it is taken after 1, 2,
-    4, 8, ... batches, and as often as leaves the time for each batch the same. Averages and basis are in single
-    precision at least, whatever that of the model is.
+    follows sees as little as may be of the network's moving on. Where many channels take long, it is taken whenever
+    there were twice as many rows, and as often as leaves the time for each row the same. Averages and basis are in
+    single precision at least, whatever that of the model is.
 
     Args:
         channels: how many there are.
@@ -45,7 +45,7 @@ class Whitening(nn.Module):
     mean: Tensor
     covariance: Tensor
     matrix: Tensor
-    batches: Tensor
+    rows: Tensor
 
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
@@ -53,34 +53,47 @@ class Whitening(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("covariance", torch.zeros(channels, channels))
         self.register_buffer("matrix", torch.eye(channels))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
         # Half precision would round away what is small.
         with torch.autocast(x.device.type, enabled=False):
             if self.training:
-                n, channels = int(self.batches) + 1, len(self.mean)
-                share = min(_MOST, max(_LEAST, x.numel() / (_ROWS * channels**2)))
-                known = self.learn(x, max(1 / n, share)) and n * x.numel() >= channels**2
-                apart = max(1, (channels // (_QUICK if x.device.type == "cpu" else _QUICK_ELSEWHERE)) ** 3)
-                if known and (n % apart == 0 or n & (n - 1) == 0):
-                    self.renew()
+                self._follow(x)
             wide = _wide(x, self.axis)
             # A backward pass that is still to come needs the basis of its own forward pass.
             matrix = self.matrix.to(wide, copy=self.training)
             mean = self.mean.to(wide)
             return F.linear(wide, matrix, -(matrix @ mean)).movedim(-1, self.axis).to(x.dtype)
 
+    def _follow(self, x: Tensor) -> None:
+        """Let one more batch into the averages, and take the basis that they call for where one is due."""
+        own, channels = x.numel() // len(self.mean), len(self.mean)
+        if not self.learn(x, min(_MOST, max(_LEAST, own / (_ROWS * channels)))):
+            return
+        now, before = int(self.rows), int(self.rows) - own
+        quick = _QUICK if x.device.type == "cpu" else _QUICK_ELSEWHERE
+        apart = own * max(1, channels**3 // quick**3)
+        doubled = (now // channels).bit_length() > (before // channels).bit_length()
+        if doubled or (now >= channels and now // apart > before // apart):
+            self.renew()
+
     @torch.no_grad()
-    def learn(self, x: Tensor, share: float) -> bool:
-        """Let maps make up that share of the averages; False, and nothing else, if some are NaN or infinite."""
-        rows = _wide(x, self.axis).reshape(-1, len(self.mean))
-        mean = rows.mean(dim=0)
-        centred, away = rows - mean, mean - self.mean.to(rows)
-        covariance = centred.T @ centred / len(rows) + (1 - share) * torch.outer(away, away)
+    def learn(self, x: Tensor, least: float = 0.0) -> bool:
+        """Let maps into the averages, every row so far counting alike, but these for that share of them at least.
+
+        False, and nothing is learned, if some are NaN or infinite.
+        """
+        # Half precision would round away what is small.
+        with torch.autocast(x.device.type, enabled=False):
+            rows = _wide(x, self.axis).reshape(-1, len(self.mean))
+            share = max(least, len(rows) / max(1, int(self.rows) + len(rows)))
+            mean = rows.mean(dim=0)
+            centred, away = rows - mean, mean - self.mean.to(rows)
+            covariance = centred.T @ centred / len(rows) + (1 - share) * torch.outer(away, away)
         if not bool(torch.isfinite(covariance).all()):
             return False  # One broken row would stay in the averages; the loss names it.
-        self.batches += 1
+        self.rows += len(rows)
         self.mean.lerp_(mean.to(self.mean), share)
         self.covariance.lerp_(covariance.to(self.covariance), share)
         return True
@@ -114,17 +127,14 @@ def whiten_by(layers: Iterable[nn.Module], steps: Iterable[Sequence[Tensor]]) ->
     if not of_map:
         return
     fitted = {i: Whitening(len(layer.mean), layer.axis).to(layer.mean) for i, layer in of_map.items()}
-    seen = 0
     for maps in steps:
-        seen += len(maps[0])
         for i, layer in fitted.items():
-            layer.learn(maps[i], len(maps[i]) / seen)
-    if not seen:
-        return
+            layer.learn(maps[i])
     for i, layer in of_map.items():
-        fitted[i].renew()
-        layer.load_state_dict(fitted[i].state_dict())
-        layer.eval()
+        if int(fitted[i].rows):
+            fitted[i].renew()
+            layer.load_state_dict(fitted[i].state_dict())
+            layer.eval()
 
 
 def _wide(x: Tensor, axis: int) -> Tensor:

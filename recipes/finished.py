@@ -16,14 +16,14 @@ from amint.errors import UsageError
 ELSEWHERE = ("data_root", "device", "out")
 
 
-def done(use: Settings) -> dict[str, Any] | None:
-    """The finished row, if it was made with these settings and this code."""
+def done(use: Settings, *heads: str) -> dict[str, Any] | None:
+    """The finished row, if it was made with these settings and this code, and has just these heads."""
     path = use.out / "row.json"
     if not path.is_file():
         return None
     row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     kept = {name: str(value) for name, value in asdict(use).items() if name not in ELSEWHERE}
-    kept |= {"sources": sources()}
+    kept |= {"sources": sources(), "heads": str(list(heads))}
     return row if all(str(row.get(name)) == value for name, value in kept.items()) else None
 
 

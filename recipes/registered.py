@@ -26,6 +26,7 @@ from row import Notes, conclude
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from settings import Settings
+from sources import sources
 from torch import nn
 from training import train
 
@@ -63,7 +64,7 @@ def main(
     uses = [settings(data, arch, where, changes, out) for where in split]
     parts, paper = Parts.of(uses[0], MODULES[data].pool(uses[0])), MODULES[data].PAPER
     for use in uses:
-        if (row := done(use)) is not None:
+        if (row := done(use, "registered")) is not None:
             show(row, paper)
             continue
         notes = Notes(use)
@@ -76,9 +77,10 @@ def main(
 
 
 def network(use: Settings, parts: Parts) -> nn.Module:
-    """The trained network, from the file beside the rows if one was trained with these settings before."""
+    """The trained network, from the file beside the rows if this code trained one with these settings before."""
     path = use.out.parent / f"{use.arch}-{use.side}px.safetensors"
     made = {n: str(v) for n, v in asdict(use).items() if n not in APART and not n.startswith("head_")}
+    made |= {"sources": sources()}
     mark = {"settings": json.dumps(made, sort_keys=True)}
     model = parts.network(use)
     if path.is_file():

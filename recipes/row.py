@@ -24,6 +24,8 @@ from training import accuracy, train
 import amint
 from amint.metrics import Measurement
 
+HEADS = ("active MINT", "registered")
+
 
 class Notes:
     """What is noted while a row is made: with which code, and how long each part took, told as it ends."""
@@ -63,7 +65,8 @@ def run_row(use: Settings, pool: Pool, paper: Paper) -> None:
     epochs = use.epochs + use.head_epochs
     afterwards = found_by(registered(use, parts, plain, epochs), parts)
     notes.lap("registered", afterwards)
-    conclude(use, parts, paper, plain, audit, {"active MINT": active, "registered": afterwards}, epochs, notes)
+    heads = dict(zip(HEADS, (active, afterwards), strict=True))
+    conclude(use, parts, paper, plain, audit, heads, epochs, notes)
 
 
 def conclude(
@@ -95,6 +98,7 @@ def conclude(
         "sources": notes.made_by,
         "data": paper.data,
         "taps": taps,
+        "heads": list(heads),
         "registered_epochs": registered_epochs,
         "head_parameter_share": round(audit.parameter_share, 4),
         "plain_accuracy": accuracy(plain, parts.unseen),

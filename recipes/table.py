@@ -25,7 +25,7 @@ from finished import done
 from grid import ARCHS, MODULES, SPLITS, folder, settings
 from launch import launch
 from rich.console import Console
-from row import run_row
+from row import HEADS, run_row
 from settings import Settings
 from table_shown import show
 
@@ -73,7 +73,7 @@ def main(
     missing = 0
     for name in data:
         of_it = [use for owner, use in uses if owner == name]
-        rows = [row for use in of_it if (row := done(use)) is not None]
+        rows = [row for use in of_it if (row := done(use, *HEADS)) is not None]
         place, missing = folder(of_it[0], name, out), missing + len(of_it) - len(rows)
         place.mkdir(parents=True, exist_ok=True)
         (place / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
@@ -86,7 +86,7 @@ def run_all(uses: Sequence[tuple[str, Settings]], workers: int) -> None:
     """Make the rows that are not there yet, so many at a time; say which failed, and why."""
     threads = ThreadPoolExecutor(workers)
     try:
-        running = {threads.submit(alone, name, use): use for name, use in uses if done(use) is None}
+        running = {threads.submit(alone, name, use): use for name, use in uses if done(use, *HEADS) is None}
         for future in as_completed(running):
             if (error := future.exception()) is not None:
                 use = running[future]

@@ -21,6 +21,7 @@ from amint.heads import HeadSize, MintHead
 from amint.loading import load
 from amint.preprocessing import Preprocessing
 from amint.registration import register
+from amint.training_controls import training_controls
 
 TOY = Architecture("import", "audit_toys:ToyNet", {})
 
@@ -205,7 +206,7 @@ def test_a_model_in_training_is_saved_without_its_head(tmp_path):
     audit.calibrate(images(30, seed=3))
     loaded = load(audit.save(tmp_path / "a"), model=ToyNet())
     assert set(loaded.bundle.model_weights) == set(ToyNet().state_dict())
-    controls = audit.training_controls()
+    controls = training_controls(audit.ledger.sketch, audit.facts)
     assert loaded.facts == audit.facts | {"members_seen": 12, "controls": controls}
     assert [control["name"] for control in controls] == ["members against external"]
     assert loaded.facts["method"] == "active"

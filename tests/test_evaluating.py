@@ -58,6 +58,21 @@ def test_one_row_is_not_both_member_and_unseen():
         audit.evaluate(UNSEEN[19:], UNSEEN)
 
 
+def test_figures_of_another_head_are_not_kept(tmp_path):
+    audit = registered()
+    audit.evaluate(MEMBERS, UNSEEN)
+    audit.calibrate(CALIBRATION)
+    assert {"evaluation", UNKNOWN} <= audit.facts.keys(), "nothing changed"
+    with torch.no_grad():
+        next(audit.head.parameters()).add_(1)
+    audit.calibrate(CALIBRATION)
+    assert audit.facts.keys().isdisjoint({"evaluation", UNKNOWN})
+    assert audit.training.member_scores is None
+    loaded = load(audit.save(tmp_path / "a.amint"), model=ToyNet())
+    assert loaded.training.member_scores is None
+    assert "evaluation" not in loaded.facts
+
+
 def test_members_that_the_head_was_not_told_of_are_counted_and_not_refused(tmp_path):
     audit = registered()
     audit.evaluate(torch.cat([MEMBERS, MEMBERS[:4].flip(3)]), UNSEEN)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,11 @@ def test_it_goes_on_from_the_head_as_it_is_before_and_after_detaching():
 def test_maps_are_whitened_by_what_they_are_now_and_in_the_same_way_throughout(epochs):
     audit = trained()
     (layer,) = audit.head.whitening
-    assert int(layer.batches) == 12
+    (point,) = audit.points
+    places, members, others = prod(point.shape[1:]), len(X), 2 * len(X)
+    assert int(layer.rows) == 12 * 3 * 16 * places
     audit.train_head(X, epochs=epochs, batch_size=8)
-    assert int(layer.batches) == 3, "as many steps as an epoch has, however many follow"
+    assert int(layer.rows) == (members + others) * places, "the rows of an epoch, however many follow"
     rows = torch.cat([X, EXTERNAL, amint.one_pixel_shift(EXTERNAL)])
     (maps,) = prefix(audit.backbone, audit.taps, rows)
     with torch.no_grad():
@@ -110,6 +113,31 @@ def test_rows_that_only_the_head_alone_is_shown_are_counted_and_warned_of(caplog
     audit.train_head(torch.cat([X, UNSEEN[3:7]]), epochs=1)
     assert audit.facts["members_of_head_alone"] == 7
     assert [record.message.split(" of the rows")[0] for record in caplog.records] == ["5", "2"]
+
+
+def test_they_are_counted_once_although_the_first_try_was_stopped(caplog):
+    def stop(epoch, loss):
+        raise KeyboardInterrupt
+
+    audit, rows = trained(), torch.cat([X, UNSEEN[:5]])
+    with pytest.raises(KeyboardInterrupt):
+        audit.train_head(rows, epochs=2, progress=stop)
+    audit.train_head(rows, epochs=1)
+    assert audit.facts["members_of_head_alone"] == 5
+    assert audit.facts["head_epochs"] == 2, "one that was stopped after it had ended, and one more"
+    assert [record.message.split(" of the rows")[0] for record in caplog.records] == ["5"]
+
+
+def test_what_the_head_learned_alone_is_still_said_after_resuming():
+    audit, resumed = trained(), trained(steps=1)
+    audit.train_head(torch.cat([X, UNSEEN[:5]]), epochs=2)
+    resumed.load_state_dict(audit.state_dict())
+    for name in ("steps", "head_epochs", "members_of_head_alone"):
+        assert resumed.facts[name] == audit.facts[name]
+    before = trained().state_dict()
+    resumed.load_state_dict(before)
+    assert resumed.facts["steps"] == 12
+    assert resumed.facts.keys().isdisjoint({"head_epochs", "members_of_head_alone"}), "they are of what was undone"
 
 
 def test_training_of_the_model_can_go_on_and_is_accounted_for():

@@ -44,6 +44,25 @@ def maps_for(head, n, positions=None):
     return [torch.randn(n, *shape(tap), requires_grad=True) for tap in head.config.taps]
 
 
+@pytest.mark.parametrize("values", [1, 2])
+def test_a_vector_of_one_or_two_values_is_read_for_what_it_says(values):
+    x = torch.linspace(-1, 1, 200)[:, None].repeat(1, values) + torch.arange(values)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = MintHead(head_config([TapPoint("t", (values,), "vector", 0.1)], HeadSize(width=8, hidden=8)))
+    head.whiten([[x]])
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        membership_loss(head.each([x.flip(0)]), 100).backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits = head.eval()([x])
+        assert torch.allclose(head([x[:1]]), logits[:1])
+    assert (logits > 0).tolist()[:90] == [False] * 90
+    assert (logits > 0).tolist()[110:] == [True] * 90
+
+
 @pytest.mark.parametrize("layouts", [*([layout] for layout in POINTS), ["vector", "tokens"], list(POINTS)])
 def test_one_float_logit_a_sample_and_a_gradient_for_every_parameter_and_map(layouts):
     head = head_for(*layouts).double()

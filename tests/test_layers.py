@@ -122,6 +122,7 @@ SHARED = ARRAYS | {
     "signing",
     "split",
     "taps",
+    "training_controls",
     "whitening",
 }
 FRONT = {"amint"}

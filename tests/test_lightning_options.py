@@ -7,6 +7,7 @@ from lightning_toys import BENIGN, EXTERNAL, Plain, Validated, active_mint, is_c
 from toys import Net, same
 
 import amint
+from amint.errors import UsageError
 
 pytestmark = BENIGN
 
@@ -108,6 +109,15 @@ def test_no_bundle_of_a_trial_run_or_of_nothing(tmp_path, options):
     assert is_clean(lit, names)
     assert not list(tmp_path.iterdir())
     assert (callback.audit.calibration is None) == (callback.audit.facts["steps"] == 0)
+
+
+def test_a_trial_run_minds_nothing_that_would_be_in_the_way_of_a_bundle(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    callback = active_mint(bundle=tmp_path)
+    trainer(callback, fast_dev_run=True).fit(Validated(), loader(), loader(seed=7))
+    with pytest.raises(UsageError, match="something else than a bundle"):
+        trainer(active_mint(bundle=tmp_path)).fit(Validated(), loader(), loader(seed=7))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("same_trainer", [True, False])

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -439,6 +439,18 @@ def test_without_a_trunk_gradient_the_audited_network_is_the_plain_one():
     audit.detach()
     for name, value in plain.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_a_row_with_other_heads_is_not_the_one_that_was_asked_for(tmp_path):
+    from finished import done
+    from sources import sources
+
+    use = settings(out=tmp_path)
+    row = {name: str(value) for name, value in asdict(use).items()}
+    row |= {"sources": sources(), "heads": ["registered"]}
+    (tmp_path / "row.json").write_text(json.dumps(row), encoding="utf-8")
+    assert done(use, "registered") == row
+    assert done(use, "active MINT", "registered") is None
 
 
 def test_a_row_of_other_code_is_refused(tmp_path):

@@ -173,10 +173,13 @@ def test_the_seed_draws_the_roles_evenly():
     assert np.all(np.abs(counts - 800) < 5 * 22)
 
 
-@pytest.mark.parametrize("sizes", [(-1, 2, 2), (2, -1, 2), (2, 2, -1), (0.5, 2, 2), (2, 2, float("nan"))])
+@pytest.mark.parametrize(
+    "sizes",
+    [(-1, 2, 2), (2, -1, 2), (2, 2, -1), (0.5, 2, 2), (3.0, 2, 2), (2, None, 2), ("2", 2, 2), (2, 2, float("nan"))],
+)
 def test_numbers_that_count_no_rows_are_refused(sizes):
     members, external, calibration = sizes
-    with pytest.raises(UsageError, match="are numbers of rows, 0 or more; got"):
+    with pytest.raises(UsageError, match="are whole numbers of rows, 0 or more; got"):
         assign_roles(10, members=members, external=external, calibration=calibration, seed=0)
 
 

@@ -1,6 +1,7 @@
 import copy
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -92,11 +93,36 @@ def test_few_channels_get_a_new_basis_with_every_batch():
     assert renewals(Whitening(5, 1), [drawn(8, n) for n in range(12)]) == list(range(1, 13))
 
 
-def test_where_a_basis_takes_long_it_comes_after_one_two_four_and_every_so_many_batches(monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(32, [1, 2, 4, 8, 16, 24, 32, 40]), (40, [1, 2, 4, 7, 8, 13, 16, 24, 26, 32, 40])]
+)
+def test_where_a_basis_takes_long_it_comes_with_twice_as_many_rows_and_every_so_many_batches(
+    monkeypatch, rows, expected
+):
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(whitening, "_QUICK", 16)
-    batches = [torch.randn(40, 32, generator=generator) for _ in range(26)]
-    assert renewals(Whitening(32, 1), batches) == [1, 2, 4, 8, 16, 24]
+    batches = [torch.randn(rows, 32, generator=generator) for _ in range(41)]
+    assert renewals(Whitening(32, 1), batches) == expected
+
+
+@pytest.mark.parametrize(("channels", "apart"), [(16, 1), (24, 3), (31, 7), (32, 8)])
+def test_how_often_it_comes_goes_by_the_third_power_of_the_channels(monkeypatch, channels, apart):
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(whitening, "_QUICK", 16)
+    batches = [torch.randn(channels, channels, generator=generator) for _ in range(200)]
+    found = renewals(Whitening(channels, 1), batches)
+    assert set(range(apart, 201, apart)) <= set(found)
+    assert len(found) <= 200 // apart + 8
+
+
+def test_short_batches_at_the_end_of_every_epoch_take_no_basis_away(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(whitening, "_QUICK", 16)
+    epoch = [32] * 7 + [2]
+    found = renewals(Whitening(32, 1), [torch.randn(n, 32, generator=generator) for n in epoch * 20])
+    assert found[:3] == [1, 2, 4]
+    assert len(found) >= 20
+    assert max(after - before for before, after in pairwise(found)) <= 16
 
 
 def test_no_basis_is_taken_of_fewer_rows_than_channels():
@@ -189,7 +215,7 @@ def test_layers_are_fitted_anew_and_then_stay():
     first, second = layers[0], layers[2]
     assert not first.training
     assert not second.training
-    assert int(first.batches) == 30
+    assert int(first.rows) == 30 * 16 * 6 * 4
     torch.testing.assert_close(second.covariance, first.covariance * 4)
     # With so little noise by comparison, twice as large comes out as large.
     torch.testing.assert_close(second(drawn(9) * 2), first(drawn(9)), rtol=1e-3, atol=1e-3)
@@ -210,6 +236,23 @@ def test_what_could_not_be_fitted_is_as_it_was(failing):
         whiten_by([layer], steps())
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     assert layer.training
+
+
+def test_a_broken_step_counts_for_nothing_where_all_rows_count_alike():
+    layer, rows = Whitening(5, 1), drawn(64, 4, (5,), 1)
+    whiten_by([layer], [[rows * float("nan")], [rows]])
+    torch.testing.assert_close(layer.mean, rows.mean(0))
+    nothing = Whitening(5, 1)
+    whiten_by([nothing], [[rows * float("nan")]])
+    assert nothing.training
+
+
+def test_the_averages_are_as_exact_within_autocast():
+    rows, one, other = drawn(200), Whitening(5, 1), Whitening(5, 1)
+    whiten_by([one], [[rows]])
+    with torch.autocast("cpu", torch.bfloat16):
+        whiten_by([other], [[rows]])
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_no_step_is_taken_for_layers_that_do_not_whiten():
