@@ -142,7 +142,7 @@ class Auditable(Audit):
         members: Source,
         *,
         epochs: int = 30,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         batch_size: int = 64,
         seed: int = 0,
         progress: Callable[[int, float], None] | None = None,

@@ -72,7 +72,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
 
-def head_optimizers(head: nn.Module, lr: float = 1e-3) -> list[torch.optim.Optimizer]:
+def head_optimizers(head: nn.Module, lr: float = 3e-3) -> list[torch.optim.Optimizer]:
     """The optimizers that a MINT head learns the fastest with, for loops in which it has optimizers of its own.
 
     They replace nothing: the model's optimizer must then be given the model's parameters without the head's. ::

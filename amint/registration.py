@@ -33,7 +33,7 @@ def register(
     *,
     split: str | Sequence[str] = "entry",
     epochs: int = 30,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     batch_size: int = 64,
     ratio: float = 1.0,
     negatives: HardNegatives | Callable[[Tensor], Tensor] | None = None,

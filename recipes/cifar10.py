@@ -46,7 +46,6 @@ class Cifar10(Settings):
     calibration: int = 5000
     epochs: int = 15
     lambda_: Annotated[float, cyclopts.Parameter(name="--lambda")] = 1.0
-    head_lr: float = 3e-3
     out: Path = Path("runs/cifar10")
 
 

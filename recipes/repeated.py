@@ -34,7 +34,6 @@ class Small(Cifar10):
     epochs: int = 24
     trunk_gradient: float = 1.0
     ratio: float = 2.0
-    head_lr: float = 1e-3
     head_epochs: int = 0
     seeds: int = 1
     only: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()

@@ -73,7 +73,7 @@ class Settings:
     trunk_gradient: float = 0.0
     lr: float = 4e-3
     tap_lr: float | None = None
-    head_lr: float = 1e-3
+    head_lr: float = 3e-3
     head_width: int | None = None
     head_pool: int = 4
     head_hidden: int = 128

@@ -115,7 +115,7 @@ def test_rows_seen_cannot_calibrate():
     "members, external, options, error, message",
     [
         (X, torch.cat([EXTERNAL, X[:1]]), {"epochs": 3}, RoleOverlapError, "already seen as"),
-        (X, EXTERNAL, {"epochs": 0}, UsageError, "must be positive, got epochs=0, batch_size=64, lr=0.001"),
+        (X, EXTERNAL, {"epochs": 0}, UsageError, "must be positive, got epochs=0, batch_size=64, lr=0.003"),
         (X, EXTERNAL, {"batch_size": 0}, UsageError, "batch_size=0"),
         (X, EXTERNAL, {"lr": float("nan")}, UsageError, "lr=nan"),
         (X, EXTERNAL, {"ratio": 0}, UsageError, "ratio"),
