@@ -82,7 +82,7 @@ def test_what_is_no_state_is_refused():
     before = audit.state_dict()
     with pytest.raises(UsageError, match=r"lacks accounting, balance, .*stream; pass audit.state_dict\(\)"):
         audit.load_state_dict({"commitment": None, "head": {}})
-    assert audit.state_dict()["steps"] == before["steps"]
+    assert audit.state_dict()["counts"] == before["counts"] == {"steps": 0}
 
 
 @each
