@@ -115,7 +115,7 @@ def fit(folder, epochs, resume=None, *, lit=Plain, data=None, validation=False, 
         "head": callback.audit.state_dict()["head"],
         "optimizer": flat(run.optimizers[0].state_dict()),
         "schedule": [group["lr"] for group in run.optimizers[0].param_groups],
-        "audit": {k: callback.audit.state_dict()[k] for k in ("stream", "balance", "steps", "history")},
+        "audit": {k: callback.audit.state_dict()[k] for k in ("stream", "balance", "counts", "history")},
         "members": sorted(callback.audit.ledger.state_dict()["members"].tolist()),
         "metrics": {name: float(v) for name, v in run.callback_metrics.items()},
     }
