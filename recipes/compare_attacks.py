@@ -3,8 +3,8 @@
     python recipes/compare_attacks.py --data-root DATA    # CIFAR-10, DATA as in amint.datasets.cifar10
     python recipes/compare_attacks.py --smoke             # scikit-learn's digits, a minute
 
-A small network is trained on the members with the Lightning callback; reference models are trained on random halves of
-members and non-members together, so that each sample is in half of them.
+A small network is trained on the members with the Lightning callback, and its head alone at the end; reference models
+are trained on random halves of members and non-members together, so that each sample is in half of them.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main(
     members: int = 5000,
     references: int = 8,
     epochs: int = 30,
+    head_epochs: int = 10,
     width: int = 16,
     seed: int = 0,
     out: Path = Path("runs/compare"),
@@ -61,7 +62,7 @@ def main(
     """Train, attack, print and save the table."""
     images, labels = datasets.digits() if data_root is None or smoke else datasets.cifar10(data_root, train=True)
     if smoke:
-        members, references, epochs, width = 200, 4, 12, 8
+        members, references, epochs, head_epochs, width = 200, 4, 12, 4, 8
     x, y = prepared(images), labels
     external, calibration = EXTERNAL * members, int(CALIBRATION * members)
     roles = amint.assign_roles(len(x), members=members, external=external, calibration=calibration, seed=seed)
@@ -95,18 +96,26 @@ def main(
     )
     loader = DataLoader(trained, 100, shuffle=True)
     L.Trainer(max_epochs=epochs, callbacks=[callback], **quiet).fit(module, loader)
-    if callback.audit is None:
+    if (audit := callback.audit) is None:
         raise SystemExit("training was stopped before it began")
+    along = amint.compare(audit, trained, unseen, attacks=["mint"], seed=seed)["mint"]
+    audit.train_head(loader, epochs=head_epochs)
+    audit.calibrate(x[list(roles.calibration)])
     few = [FewKnown(attack, most) for attack in (Rmia("online"), InfoRmia("online")) for most in FEW]
-    found = amint.compare(callback.audit, trained, unseen, attacks=[*names(), *few], fleet=fleet, seed=seed)
+    found = amint.compare(audit, trained, unseen, attacks=[*names(), *few], fleet=fleet, seed=seed)
     found.write(out)
     write_comparison_report(found, out / "report.html")
-    row = {"train_accuracy": accuracy(module.model, trained), "test_accuracy": accuracy(module.model, unseen)}
+    row: dict[str, Any] = {"train_accuracy": accuracy(module.model, trained)}
+    row |= {"test_accuracy": accuracy(module.model, unseen)}
     print(json.dumps(row))
+    row["mint_before_its_head_learned_alone"] = {
+        m.name: (m.value, m.interval.low, m.interval.high) for m in along.measurements
+    }
+    (out / "row.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
     table = Table("attack", "AUROC", "balanced\naccuracy", "TPR at\n1 %", "TPR at\n0.1 %")
-    for result in found.ranked:
-        figures = [result[name] for name in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")]
-        table.add_row(result.name, *(f"{m.value:.3f}\n{m.interval.low:.2f}–{m.interval.high:.2f}" for m in figures))
+    for name, result in [(r.name, r) for r in found.ranked] + [("mint, before its\nhead learned alone", along)]:
+        figures = [result[m] for m in ("auroc", "balanced_accuracy", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001")]
+        table.add_row(name, *(f"{m.value:.3f}\n{m.interval.low:.2f}–{m.interval.high:.2f}" for m in figures))
     Console().print(table, found.sentence(), found.epsilon_sentence())
     return row
 

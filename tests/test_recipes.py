@@ -245,6 +245,29 @@ def test_the_speed_of_attacks_is_measured(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_step_is_timed_with_and_without_an_audit(tmp_path):
+    assert "of plain" in ran("step_cost", tmp_path)
+    found = json.loads((tmp_path / "step_cost.json").read_text())["seconds"]
+    assert {"plain", "audited", "trunk_gradient=0"} < set(found)
+    parts = {"first epoch", "step", "forward", "losses", "backward", "optimizer"}
+    assert all(set(row) == parts and min(row.values()) > 0 for row in found.values())
+
+
+@pytest.mark.slow
+def test_attacks_are_compared_beside_a_head_that_learned_alone_at_the_end(tmp_path):
+    printed = ran("compare_attacks", tmp_path)
+    assert "mint, before its" in printed
+    assert "The head that was trained in (mint)" in printed
+    found = {row["name"]: row for row in json.loads((tmp_path / "comparison.json").read_text())["attacks"]}
+    assert {"mint", "rmia-online", "informia-online, 30 known", "passive-mint", "loss"} < set(found)
+    assert all(not row["reason"] for row in found.values()), "every attack runs"
+    before = json.loads((tmp_path / "row.json").read_text())["mint_before_its_head_learned_alone"]
+    assert before["auroc"][1] <= before["auroc"][0] <= before["auroc"][2]
+    assert before["auroc"][0] > 0.7
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.slow
 def test_a_list_of_hashes_finds_exact_copies_and_few_changed_digits(tmp_path):
     ran("hash_register", tmp_path)
     found = {row["change"]: row["found"]["0.01"] for row in json.loads((tmp_path / "hash_register.json").read_text())}
