@@ -122,17 +122,19 @@ class Audit:
         return scored(self.score, source)[0]
 
     def check_calibration(self, nonmembers: Source) -> None:
-        """Refuse before a long training what :meth:`calibrate` would refuse after it, without running the model.
+        """Refuse before a long training what :meth:`calibrate` would refuse after it.
+
+        The model runs on one row only, and on one more of each other shape.
 
         Args:
             nonmembers: as for :meth:`calibrate`, read here once and there again.
 
         Raises:
             RoleOverlapError, UsageError: as :meth:`calibrate`.
+            NonFiniteError: some rows hold NaN or infinity, or the model makes such of one.
         """
         given = Given(self.ledger, self.committed)
-        for _ in given.batches(nonmembers):
-            pass
+        given.check(nonmembers, self.read)
         given.use(self.facts.get("commitment"), self._seen())
 
     def calibrate(self, nonmembers: Source, *, by_class: bool = False) -> Calibration:
@@ -147,7 +149,9 @@ class Audit:
 
         Raises:
             RoleOverlapError: some rows were seen as members or external rows, or committed to as such.
-            UsageError: the source yields nothing, or other or more samples than were committed to for this role.
+            UsageError: the source yields nothing, what the model does not take, or other or more samples than were
+                committed to for this role.
+            NonFiniteError: some rows hold NaN or infinity, or lead to them.
         """
         given = Given(self.ledger, self.committed)
         every = CalibrationRecords.joined(

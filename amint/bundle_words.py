@@ -76,7 +76,9 @@ def preprocessing_words(preprocessing: Preprocessing | None, times: str = "x") -
     size = f"{preprocessing.channels} channel{'s' if preprocessing.channels > 1 else ''}, not resized"
     if preprocessing.size is not None:
         sides = (preprocessing.channels, *preprocessing.size)
-        size = f"{f' {times} '.join(map(str, sides))}, {preprocessing.interpolation}"
+        side = preprocessing.shorter_side
+        cut = "" if side is None else f" cut from the middle, shorter side {side}"
+        size = f"{f' {times} '.join(map(str, sides))}{cut}, {preprocessing.interpolation}"
     return f"{size}, mean {_by_channel(preprocessing.mean)}, std {_by_channel(preprocessing.std)}"
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from amint.batches import Source, batches_of, inputs_of
 from amint.commitments import Commitment, sample_digest, use_of
-from amint.errors import UsageError
+from amint.errors import NonFiniteError, UsageError
 from amint.roles import Ledger, fingerprints
 
 __all__ = ["Given"]
@@ -50,6 +51,27 @@ class Given:
             yield x, marks, batch.get("properties") if isinstance(batch, Mapping) else None
         if not self._marks:
             raise UsageError("the calibration data is empty; pass known non-members that nothing was trained on")
+
+    def check(self, source: Source, read: Callable[[Tensor], object]) -> None:
+        """Take rows in without reading them all: ``read`` gets the first of each shape and kind of number.
+
+        Raises:
+            RoleOverlapError, UsageError: as :meth:`batches`, and whatever ``read`` raises.
+            NonFiniteError: some rows hold NaN or infinity.
+        """
+        kinds, before = set(), 0
+        for x, _, _ in self.batches(source):
+            broken = (~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)).nonzero().flatten().tolist()
+            if broken:
+                rows = [before + row for row in broken[:5]]
+                raise NonFiniteError(
+                    f"some calibration rows hold NaN or infinity, {rows} among them; take them out, or look at what "
+                    "makes numbers of the data"
+                )
+            if (kind := (x.shape[1:], x.dtype)) not in kinds:
+                read(x[:1])
+                kinds.add(kind)
+            before += len(x)
 
     def use(self, public: Mapping[str, Any] | None, seen: Mapping[str, int]) -> dict[str, Any]:
         """The fact "commitment_use", see :func:`amint.commitments.use_of`.

@@ -51,6 +51,8 @@ def main(tokens: Sequence[str] | None = None) -> None:
         _fail(f"{error}{f' (amint.{name} is for Python scripts)' if name in amint.__all__ else ''}")
     except (AmintError, cyclopts.CycloptsError) as error:
         _fail(str(error))
+    except FileExistsError as error:
+        _fail(f"{error.filename} is a file, where a folder is expected; name another place")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
@@ -118,6 +120,8 @@ def splits(
         raise UsageError(
             f"--input is channels x height x width, such as 3x224x224, and not larger than 3x4096x4096; got {input!r}"
         )
+    if shape[2] in (1, 3) and shape[0] > 4:
+        raise UsageError(f"--input is channels x height x width; in {input} the channels seem to come last")
     if library == "torchvision" and shape[0] != 3:
         raise UsageError(f"torchvision's classifiers take three channels; got --input {input}. timm's take any number")
     arguments: dict[str, Any] = {"in_chans": shape[0]} if library == "timm" and shape[0] != 3 else {}
@@ -161,7 +165,7 @@ def verify(
     out: Path = Path("runs/verify"),
     by_class: bool | None = None,
     public_key: str | None = None,
-    allow_import: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    allow_import: tuple[str, ...] = (),
     rows: Annotated[int, Parameter(validator=Number(gte=0))] = 20,
 ) -> None:
     """Judge submitted images: was this used to train the model?
@@ -237,7 +241,7 @@ def attack(
     out: Path = Path("runs/attack"),
     fail_above: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
     seed: Seed = 0,
-    allow_import: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    allow_import: tuple[str, ...] = (),
 ) -> None:
     """Compare membership attacks on a model: how much do they find out about its training data?
 

@@ -31,7 +31,7 @@ class Verdict:
 
     Attributes:
         decision: ``used`` if the smallest adjusted p-value of ``tests`` is at most alpha; ``cannot tell`` if nothing
-            could be judged or a control failed.
+            could be judged, a control failed, or a lone sample could not have reached alpha whatever its score.
         p_value: that smallest adjusted p-value: chance of evidence this strong for the submission, taken together, if
             nothing in it was used; None if nothing could be judged.
         alpha: accepted false-alarm rate of each decision.

@@ -100,6 +100,7 @@ class Provenance:
         signature: what is known of the bundle's signature.
         evaluation: figures measured by the owner, plain JSON values, or None.
         committed: what the commitment says of the data that was used, in plain words.
+        members_alone: rows that the head was told of as members without the hooked training, or None if not counted.
     """
 
     bundle_sha256: str | None = None
@@ -111,3 +112,4 @@ class Provenance:
     signature: str = "not signed"
     evaluation: dict[str, Any] | None = None
     committed: str = ""
+    members_alone: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amint.arrays import Floats
+from amint.arrays import Floats, samples_needed
 from amint.blind import FEATURES
 from amint.calibration import Calibration, benjamini_hochberg, holm
 from amint.conditional import ConditionalCalibration, depends_on_class
@@ -35,6 +35,7 @@ __all__ = [
     "distinct",
     "judged_items",
     "near_copies",
+    "out_of_reach",
     "set_tests",
     "submission_controls",
 ]
@@ -211,6 +212,28 @@ def as_one(items: Items, p_value: float, alpha: float) -> Items:
     """The items of a submission that holds one sample: what is said of the whole is said of it."""
     told: dict[str, Any] = {"adjusted": p_value, "decision": "used" if p_value <= alpha else "no evidence"}
     return Items(item if item.score is None else replace(item, **told) for item in items)
+
+
+def out_of_reach(samples: Samples, scale: Scale, row: int, tests: int) -> str:
+    """Why no score could have shown the use of this one sample, in plain words; "" if one could have.
+
+    Args:
+        samples: the submission.
+        scale: what it is compared with.
+        row: the only sample that counts.
+        tests: how many tests share alpha.
+    """
+    within = scale.within(samples, np.array([row]))
+    classes = samples.classes[[row]] if within and samples.classes is not None else None
+    best = tests * scale.set_p_value(np.array([np.finfo(np.float64).max]), scale.records.scores, classes)
+    if best <= scale.alpha:
+        return ""
+    n, needed = round(tests / best) - 1, samples_needed(scale.alpha / tests) - 1
+    known = f"{n:,} calibration samples{'' if classes is None else ' of its class'}"
+    return (
+        f"One sample by itself cannot show its use with {known}: the highest of all scores would have p = {best:.2g}. "
+        f"It takes {needed:,} of them, or more than one sample."
+    )
 
 
 def already_known(

@@ -31,6 +31,11 @@ def next_steps(verdict: Verdict) -> list[str]:
     steps = [_AFTER[name] for name in failed if name in _AFTER]
     if verdict.p_value is None and not failed:
         return ["Submit files that can be read: each has its reason in the list."]
+    if verdict.decision == "cannot tell" and not failed:
+        steps.append(
+            "Submit more samples of the same origin, which are judged together; or ask the owner for a larger "
+            "calibration."
+        )
     if verdict.decision == "no evidence":
         steps += _more_samples(verdict)
     if verdict.contradiction:

@@ -45,4 +45,5 @@ def provenance(audit: Audit, weights: Mapping[str, str]) -> Provenance:
         signature=signature if held is None else held.signature.sentence(),
         evaluation=facts.get("evaluation"),
         committed=commitment_sentence(facts),
+        members_alone=facts.get("members_of_head_alone"),
     )

@@ -38,7 +38,8 @@ class Preprocessing:
     """What happens to a picture before the model sees it.
 
     A call is bit for bit torchvision's ``Compose([convert, Resize(size), ToTensor(), Normalize(mean, std)])``
-    on the picture, where ``convert`` is the ``convert("RGB")`` of its ``ImageFolder`` or ``convert("L")``.
+    on the picture, where ``convert`` is the ``convert("RGB")`` of its ``ImageFolder`` or ``convert("L")``; with
+    ``shorter_side`` it is ``Resize(shorter_side), CenterCrop(size)`` in place of ``Resize(size)``.
     One thing differs: Pillow cuts grey values above 255 off, which makes 16-bit pictures white. Here such
     pictures keep their high byte, and float pictures from 0 to 1 are scaled to 0..255. EXIF rotation and
     colour profiles are ignored, as torchvision ignores them.
@@ -49,6 +50,8 @@ class Preprocessing:
         mean: subtracted from values in [0, 1], one number for each channel or one for all.
         std: divided by afterwards, one positive number for each channel or one for all.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos" or "box".
+        shorter_side: pixels to which the shorter side is resized, the other in proportion; of that the middle is cut
+            out in ``size``. ``None`` resizes both sides to ``size``, whatever their proportion was.
 
     Raises:
         UsageError: a value that cannot work; the message names the field.
@@ -59,6 +62,7 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     interpolation: str = "bilinear"
+    shorter_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -73,6 +77,8 @@ class Preprocessing:
             near = difflib.get_close_matches(str(self.interpolation), _FILTERS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"interpolation must be one of {list(_FILTERS)}, found {self.interpolation!r}{hint}")
+        if self.shorter_side is not None:
+            _check_shorter_side(self.shorter_side, self.size)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """The picture as a float32 tensor [channels, height, width].
@@ -126,9 +132,21 @@ class Preprocessing:
             raise InputError("a picture without pixels")
         converted, notes = _convert(image, _MODE_OF_CHANNELS[self.channels])
         if self.size is not None:
-            converted = converted.resize(self.size[::-1], _FILTERS[self.interpolation])
+            converted = self._resized(converted, *self.size)
         pixels = torch.from_numpy(np.array(converted)).view(converted.height, converted.width, self.channels)
         return pixels.permute(2, 0, 1).contiguous(), notes
+
+    def _resized(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        kind = _FILTERS[self.interpolation]
+        if self.shorter_side is None:
+            return image.resize((width, height), kind)
+        shorter, longer = sorted(image.size)
+        other = int(self.shorter_side * longer / shorter)
+        if other > _MAX_SIDE:
+            raise InputError(f"its sides differ too much: {image.width} x {image.height} pixels")
+        sides = (self.shorter_side, other) if image.width <= image.height else (other, self.shorter_side)
+        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
+        return image.resize(sides, kind).crop((left, top, left + width, top + height))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain numbers, strings and lists; ``from_json`` gives an equal object back."""
@@ -144,6 +162,8 @@ class Preprocessing:
         if not isinstance(value, Mapping):
             raise UsageError(f"preprocessing must be an object of named fields, found {type(value).__name__}")
         names = [field.name for field in fields(cls)]
+        # What descriptions did not say at first.
+        value = {"shorter_side": None, **value}
         unknown = sorted(str(key) for key in value if key not in names)
         if unknown:
             raise UsageError(f"preprocessing has unknown fields {unknown}; the known ones are {names}")
@@ -160,6 +180,16 @@ def _checked_size(size: object) -> tuple[int, int]:
     if any(type(side) is not int or not 1 <= side <= _MAX_SIDE for side in size):
         raise UsageError(f"{expected}; found {size!r}")
     return size[0], size[1]
+
+
+def _check_shorter_side(side: object, size: tuple[int, int] | None) -> None:
+    if size is None:
+        raise UsageError(f"shorter_side is of use with a size to be cut out; found shorter_side={side!r}, size=None")
+    if type(side) is not int or not max(size) <= side <= _MAX_SIDE:
+        raise UsageError(
+            f"shorter_side must be a number of pixels from {max(size)}, the larger side of size, to {_MAX_SIDE}, or "
+            f"None; found {side!r}"
+        )
 
 
 def _checked_numbers(name: str, values: object, channels: int) -> tuple[float, ...]:

@@ -187,7 +187,10 @@ def _trace(model: nn.Module, example: Tensor) -> list[_Seen]:
     runs: dict[str, int] = {}
     ran: list[tuple[str, nn.Module, Tensor, Any, int]] = []
     if not example.is_floating_point():
-        raise SplitError(f"only floating-point inputs can be traced to the taps, got {example.dtype}")
+        raise SplitError(
+            f"only floating-point inputs can be traced to the taps, got {example.dtype}; pass external rows as the "
+            "model takes them, images as amint.Preprocessing makes them"
+        )
     leaf = example.detach().clone().requires_grad_(True)
     with evaluating(model), torch.enable_grad(), FlopCounterMode(display=False) as flops:
         source = leaf.clone()

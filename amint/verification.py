@@ -22,6 +22,7 @@ from amint.judging import (
     distinct,
     judged_items,
     near_copies,
+    out_of_reach,
     set_tests,
     submission_controls,
 )
@@ -58,7 +59,8 @@ def verify(
     all its scores, or of the model's confidence in them, against the calibration samples has p at most alpha after Holm
     over these two; of a single sample the same is said as of the submission. The tests take samples for independent
     draws, so copies, exact or near (:mod:`amint.dependence`), count once. Controls look for other causes of high
-    scores; one that fails turns what would be ``used`` or ``no evidence`` into ``cannot tell``.
+    scores; one that fails turns what would be ``used`` or ``no evidence`` into ``cannot tell``. So do too few
+    calibration samples for a submission of one.
 
     Args:
         model: a bundle's path, or a calibrated audit.
@@ -98,7 +100,7 @@ def verify(
     controls: tuple[Control, ...] = ()
     items = Items()
     tests: tuple[SetTest, ...] = ()
-    within = scale.by_class
+    within, beyond = scale.by_class, ""
     if len(samples):
         same, twins = already_known(samples, records, audit.trained())
         original = distinct(samples)
@@ -109,24 +111,25 @@ def verify(
         tests = set_tests(samples, scale, rows, groups)
         if len(rows) == 1:
             items = as_one(items, min(test.adjusted for test in tests), scale.alpha)
+            beyond = out_of_reach(samples, scale, int(rows[0]), len(tests))
         first = rows[np.unique(groups)]
         within = scale.within(samples, first)
         controls = (*submission_controls(samples, scale, first, PROPERTY_NAMES), same)
     controls += tuple(Control(**control) for control in training_controls(audit.ledger.sketch, audit.facts))
-    failed = [control.sentence for control in controls if control.outcome == "failed"]
+    untold = [control.sentence for control in controls if control.outcome == "failed"] + ([beyond] if beyond else [])
     together = min((test.adjusted for test in tests), default=None)
-    if failed:
+    if untold:
         items = items.untold()
     if refused:
         items = Items(chain(items, refused)).by_path()
     return Verdict(
-        decision=_decision(together, alpha, bool(failed)),
+        decision=_decision(together, alpha, bool(untold)),
         p_value=together,
         alpha=float(alpha),
         items=items,
         tests=tests,
         controls=controls,
-        reason=" ".join(failed),
+        reason=" ".join(untold),
         comparison=scale.explain(samples, within),
         by_class=within,
         power=None if within else _power(audit, float(alpha)),
@@ -138,8 +141,8 @@ def verify(
     )
 
 
-def _decision(together: float | None, alpha: float, failed: bool) -> Decision:
-    if together is None or failed:
+def _decision(together: float | None, alpha: float, untold: bool) -> Decision:
+    if together is None or untold:
         return "cannot tell"
     return "used" if together <= alpha else "no evidence"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from amint.evidence import Verdict
 
-__all__ = ["chance", "fine_print", "sentence"]
+__all__ = ["chance", "fine_print", "sentence", "shown_alone"]
 
 _TINY = 0.0001
 
@@ -33,13 +34,25 @@ def fine_print(verdict: Verdict) -> list[str]:
     """What a reader has to know beside the verdict: with what it was compared, what the head did not see, and what was
     not checked.
     """
-    updates = verdict.provenance.unaccounted_updates
+    origin = verdict.provenance
+    updates = origin.unaccounted_updates
     unchecked = [control.sentence for control in verdict.controls if control.outcome == "not checked"]
     return [
         *filter(None, [verdict.comparison]),
         f"Updates of the model that the head saw nothing of: {'not counted' if updates is None else updates}.",
+        *([shown_alone(origin.members_alone)] if origin.members_alone else []),
+        *([origin.committed] if origin.commitment else []),
         *unchecked,
     ]
+
+
+def shown_alone(members: int) -> str:
+    """What to know of so many members that the head alone was the first to be shown."""
+    rows = "1 row was" if members == 1 else f"{members:,} rows were"
+    return (
+        f"{rows} told to the MINT head as members that never passed the hooked training as they are: plain views of "
+        "augmented members, or members by the owner’s word alone."
+    )
 
 
 def _untold(verdict: Verdict) -> list[str]:
@@ -102,11 +115,21 @@ def _singly(verdict: Verdict, n: int) -> list[str]:
         said.append(f"{but}{they}; on average, at most {_rate(verdict)} of samples like these are false alarms.")
     elif n > 1:
         together = "; what shows the use is all of them together" if verdict.decision == "used" else ""
-        said.append(f"No sample stands out on its own, after correction for their number{together}.")
+        corrected = f"after correction for their number{_reach(verdict, n)}"
+        said.append(f"No sample stands out on its own, {corrected}{together}.")
     if verdict.decision != "used":
         rest = "it was" if n == 1 else "the others were" if verdict.used else "they were"
         said.append(f"This does not show that {rest} not used.")
     return said
+
+
+def _reach(verdict: Verdict, n: int) -> str:
+    """How many samples have to stand out for any of them to be found, where that is more than one."""
+    # The k that Benjamini and Hochberg find have p-values of at most alpha k / n.
+    least = ceil(verdict.smallest_p * n / verdict.alpha - 1e-9)
+    if least <= 1:
+        return ""
+    return f" (with {verdict.calibration_n:,} calibration samples, either {least:,} or more can, or none)"
 
 
 def _rate(verdict: Verdict) -> str:

@@ -3,10 +3,10 @@
     python recipes/survives.py --smoke                            # scikit-learn's digits
     python recipes/survives.py --data-root DATA --members 1000    # DATA holds MNIST/raw
 
-Three heads: plain; with hard negatives (members moved by one pixel are "not a member"); with a tolerance (members under
-random JPEG, resizing and brightness are members). Beside the members found: false alarms among unseen images changed
-alike. Calibration images are not changed, so these may exceed alpha. Last, what amint.verify, whose controls look for
-such changes, says of sets of 100 with the last head.
+Three heads, each trained along with a network and then alone: plain; with hard negatives (members moved by one pixel
+are "not a member"); with a tolerance (members under random JPEG, resizing and brightness are members). Beside the
+members found: false alarms among unseen images changed alike. Calibration images are not changed, so these may exceed
+alpha. Last, what amint.verify, whose controls look for such changes, says of sets of 100 with the last head.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def main(
     arch: str = "test_resnet",
     members: int = 1000,
     epochs: int = 20,
+    head_epochs: int = 10,
     alpha: float = 0.05,
     sets: int = 10,
     seed: int = 0,
@@ -74,7 +75,7 @@ def main(
     # The digits come writer by writer, and samples in a row must not resemble each other.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     images, labels = transforms.resize(images[order], [24 if data_root is None else 28] * 2), labels[order]
-    members, epochs, sets = (220, 9, 1) if smoke else (members, epochs, sets)
+    members, epochs, head_epochs, sets = (220, 9, 2, 1) if smoke else (members, epochs, head_epochs, sets)
     roles = amint.assign_roles(len(images), members=members, external=3 * members, calibration=members, seed=seed)
     x, y = ((images.float() / 255 - MEAN) / STD).to(device), labels.to(device)
     inside, console = list(roles.members), Console()
@@ -90,6 +91,7 @@ def main(
         options = {**options, "ratio": 3, "balance": amint.Weighted(), "seed": seed}
         audit = amint.attach(network, external=x[list(roles.external)], **options)
         train(network, audit, x[inside], y[inside], epochs)
+        audit.train_head(x[inside], epochs=head_epochs)
         audit.calibrate(x[list(roles.calibration)])
         shares[head] = {
             change: {group: found(audit, rows, alpha) for group, rows in groups.items()}

@@ -299,3 +299,21 @@ def test_a_head_that_has_seen_no_member_is_remarked_on(caplog, seen):
 def test_an_audit_says_in_short_what_it_is():
     audit = audit_of(ToyNet())
     assert re.fullmatch(r"<Audit: ToyNet, tapped at \w+(, \w+)*; calibrated on \d+>", repr(audit))
+
+
+@pytest.mark.parametrize(
+    "rows, error, match",
+    [
+        (torch.cat([images(3), torch.full((1, *SHAPE), float("nan"))]), NonFiniteError, "NaN or infinity, .3. among"),
+        (images(3)[:, :1], UsageError, "does not take inputs of shape"),
+        ((images(3) * 50).to(torch.uint8), UsageError, "does not take inputs of torch.uint8"),
+    ],
+    ids=["nan", "channels", "bytes"],
+)
+def test_rows_that_cannot_be_scored_are_refused_before_training_as_after_it(rows, error, match):
+    audit = audit_of()
+    audit.check_calibration(images(4, seed=9))
+    with pytest.raises(error, match=match):
+        audit.check_calibration(rows)
+    with pytest.raises(error):
+        audit.calibrate(rows)

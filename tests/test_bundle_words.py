@@ -11,6 +11,10 @@ from amint.preprocessing import Preprocessing
         (None, "none: only tensors can be verified"),
         (Preprocessing(size=(32, 32), mean=(0.5,), std=(0.25,)), "3 x 32 x 32, bilinear, mean 0.5, std 0.25"),
         (Preprocessing(size=(8, 9), channels=1, interpolation="box"), "1 x 8 x 9, box, mean 0, std 1"),
+        (
+            Preprocessing(size=(8, 9), shorter_side=10),
+            "3 x 8 x 9 cut from the middle, shorter side 10, bilinear, mean 0, std 1",
+        ),
         (Preprocessing(channels=1, mean=(0.1307,)), "1 channel, not resized, mean 0.1307, std 1"),
         (Preprocessing(std=(0.2, 0.2, 0.3)), "3 channels, not resized, mean 0, std 0.2 / 0.2 / 0.3"),
     ],

@@ -150,6 +150,11 @@ def test_the_sentence_says_what_was_committed_to_and_when():
         (facts_of("rows"), "each of the 12 calibration samples used was found among those committed to"),
         (facts_of("counts"), "Of the calibration only the number was compared: 12 different samples were used."),
         (facts_of(None), "Whether these are the samples that were used was not checked."),
+        (
+            facts_of("rows", seen=(8, 6, 9)),
+            "Only 9 of 12 were used: unless the others are copies of them, which to",
+        ),
+        (facts_of("counts", seen=(8, 6, 9)), "and such a choice can move every p-value."),
         (facts_of("counts", counts=(8, 6, 0)), "No calibration samples were committed to."),
         (facts_of("rows", counts=(8, 6, 0)), "none of the 12 that were used was committed to in another role."),
         (facts_of(seen=(9, 6, 12)), "More members than committed to can come from"),

@@ -187,16 +187,25 @@ SENTENCES = {
     "false-alarm rate 5%). 1 sample stands out on its own; on average, at most 5% of samples like these are false "
     "alarms.": verdict(p=3e-20, alpha=0.05, used=1),
     "Used: taken together, the 2 judged samples score higher than data that was not used would (p = 0.001; accepted "
-    "false-alarm rate 0.1%). No sample stands out on its own; what shows the use is all of them together. 1 of 3 files "
-    "could not be judged.": verdict(p=0.001, alpha=0.001, judged=2, rejected=1),
+    "false-alarm rate 0.1%). No sample stands out on its own (with 99 calibration samples, either 20 or more can, or "
+    "none); what shows the use is all of them together. 1 of 3 files could not be judged.": verdict(
+        p=0.001, alpha=0.001, judged=2, rejected=1
+    ),
     "Used: the judged sample scores higher than data that was not used would (p = 0.01; accepted false-alarm rate "
     "1%).": verdict(p=0.01, judged=1, used=1),
     "Used: taken together, the 9 judged samples (1 exact copy not counted again) score higher than data that was not "
-    "used would (p = 0.0021; accepted false-alarm rate 7%). No sample stands out on its own; what shows the use is all "
-    "of them together.": verdict(p=0.00214, alpha=0.07, judged=9, copies=1),
+    "used would (p = 0.0021; accepted false-alarm rate 7%). No sample stands out on its own (with 99 calibration "
+    "samples, either 2 or more can, or none); what shows the use is all of them together.": verdict(
+        p=0.00214, alpha=0.07, judged=9, copies=1
+    ),
+    "Used: taken together, the 7 judged samples score higher than data that was not used would (p = 0.0021; accepted "
+    "false-alarm rate 7%). No sample stands out on its own; what shows the use is all of them together.": verdict(
+        p=0.00214, alpha=0.07, judged=7
+    ),
     "No evidence of use: taken together, the 37 judged samples do not score clearly higher than data that was not used "
-    "would (p = 0.43; accepted false-alarm rate 1%). No sample stands out on its own. This does not show that they "
-    "were not used. 3 of 40 files could not be judged.": verdict("no evidence", 0.43, rejected=3),
+    "would (p = 0.43; accepted false-alarm rate 1%). No sample stands out on its own (with 99 calibration samples, "
+    "either 37 or more can, or none). This does not show that they were not used. 3 of 40 files could not be "
+    "judged.": verdict("no evidence", 0.43, rejected=3),
     "No evidence of use for the submission as a whole: taken together, the 37 judged samples (5 exact copies not "
     "counted again) do not score clearly higher than data that was not used would (p = 0.43; accepted false-alarm rate "
     "1%). But 2 samples stand out on their own; on average, at most 1% of samples like these are false alarms. This "

@@ -186,6 +186,28 @@ def test_of_a_single_sample_the_same_is_said_as_of_the_submission(knowing):
     assert {item.decision for item in twice.items} == {twice.decision}
 
 
+@pytest.mark.parametrize("n, decision", [(78, "cannot tell"), (79, "used")])
+def test_a_single_sample_that_could_not_have_been_found_gives_no_verdict(n, decision):
+    """Two tests share alpha = 0.025: the smallest p-value they can give one sample is 2 / (n + 1)."""
+    audit = registered(images(32), images(64, seed=2), images(n, seed=3))
+    highest = max(images(32), key=lambda x: float(audit.score(x[None])))
+    verdict = verify(audit, highest[None], alpha=0.025)
+    assert (verdict.decision, verdict.items[0].decision) == (decision, decision)
+    assert verdict.p_value == pytest.approx(2 / (n + 1))
+    if decision == "cannot tell":
+        assert "cannot show its use with 78 calibration samples: the highest of all scores would have" in verdict.reason
+        assert "p = 0.025. It takes 79 of them, or more than one sample." in verdict.sentence()
+        assert any("Submit more samples" in step for step in next_steps(verdict))
+    # Taken together, two are enough.
+    assert verify(audit, images(32)[:2], alpha=0.025).decision == "used"
+
+
+def test_by_class_a_single_sample_is_compared_with_its_class_and_could_have_been_found():
+    audit = of_several_classes(images(400, seed=3))
+    verdict = verify(audit, images(1), alpha=0.05, by_class=True)
+    assert verdict.decision != "cannot tell", verdict.reason
+
+
 def test_a_verdict_says_when_nothing_could_check_for_other_differences(knowing):
     few, many = (verify(knowing, images(n), alpha=0.05) for n in (2, 30))
     assert few.decision == many.decision == "used"

@@ -7,6 +7,7 @@ from amint.evidence import Control, Provenance, SetTest
 from amint.findings import without_files
 from amint.next_steps import next_steps
 from amint.signing import SignatureStatus
+from amint.wording import fine_print
 
 POWER = {"needed": 200}
 SAVED = Provenance(bundle_sha256="ab", weights_sha256="cd", method="active", signature="The bundle is not signed.")
@@ -32,6 +33,14 @@ def test_a_signature_by_nobody_knows_whom_is_no_signature():
     by_the_owner = replace(SAVED, signature=SignatureStatus("valid", "ab" * 32).sentence())
     assert "Anybody can sign a bundle" in told(verdict(), provenance=by_anybody)
     assert "sign" not in told(verdict(), provenance=by_the_owner)
+
+
+def test_what_the_head_alone_was_shown_and_what_was_committed_to_is_said():
+    origin = replace(SAVED, commitment="ef", committed="8 members were committed to.", members_alone=300)
+    said = fine_print(replace(verdict(), provenance=origin))
+    assert "8 members were committed to." in said
+    assert any(line.startswith("300 rows were told to the MINT head as members that never passed") for line in said)
+    assert not any("MINT head as members" in line or "committed" in line for line in fine_print(verdict()))
 
 
 def test_too_few_samples():

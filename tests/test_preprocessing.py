@@ -68,6 +68,37 @@ def test_equals_torchvision_for_any_numbers(height, width, size, mean, std, inte
     assert torch.equal(ours, torchvision_pipeline(size, 3, (mean,) * 3, (std,) * 3, interpolation)(image))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    more=st.integers(0, 12),
+    channels=st.sampled_from([1, 3]),
+    interpolation=st.sampled_from(list(MODES)),
+)
+def test_resizing_and_cutting_out_equals_torchvision(height, width, size, more, channels, interpolation):
+    side = max(size) + more
+    to_mode = transforms.Grayscale(1) if channels == 1 else transforms.Lambda(lambda i: i.convert("RGB"))
+    resize = transforms.Resize(side, MODES[interpolation])
+    theirs = transforms.Compose([to_mode, resize, transforms.CenterCrop(size), transforms.ToTensor()])
+    image = picture("RGB", height, width, seed=1)
+    ours = Preprocessing(size, channels, interpolation=interpolation, shorter_side=side)
+    assert torch.equal(ours(image), theirs(image))
+
+
+def test_what_is_resized_and_cut_out_is_checked():
+    with pytest.raises(UsageError, match="shorter_side is of use with a size"):
+        Preprocessing(shorter_side=256)
+    for side in (223, 256.0, True, 10**6):
+        with pytest.raises(UsageError, match="shorter_side must be a number of pixels from 224"):
+            Preprocessing((224, 200), shorter_side=side)
+    with pytest.raises(InputError, match="its sides differ too much: 1 x 3000 pixels"):
+        Preprocessing((8, 8), shorter_side=8)(Image.new("RGB", (1, 3000)))
+    older = {name: value for name, value in Preprocessing((8, 8)).to_json().items() if name != "shorter_side"}
+    assert Preprocessing.from_json(older) == Preprocessing((8, 8))
+
+
 def test_mean_0_and_std_1_equal_to_tensor_alone():
     assert torch.equal(Preprocessing()(picture()), transforms.ToTensor()(picture()))
 
@@ -171,7 +202,7 @@ def test_what_cannot_be_converted_is_named():
     [
         Preprocessing(),
         Preprocessing((28, 30), 1, (0.1307,), (0.3081,), "nearest"),
-        Preprocessing((224, 224), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "lanczos"),
+        Preprocessing((224, 224), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "lanczos", 256),
     ],
 )
 def test_json_there_and_back(preprocessing):
@@ -187,6 +218,7 @@ def test_json_is_plain_numbers():
         "mean": [0.0],
         "std": [1.0],
         "interpolation": "bilinear",
+        "shorter_side": None,
     }
 
 

@@ -45,7 +45,7 @@ def prove(private: Path, bundle: Path, image: Path, out: Path, /, *, place: int 
 
 
 def check_proof(public: str, proof: Path, bundle: Path, image: Path, /) -> None:
-    """Check a proof from amint prove; exits with status 1 if it does not hold, or the bundle names another root.
+    """Check a proof from amint prove; exits with status 1 if it does not hold, or the bundle is not under its root.
 
     Parameters
     ----------
@@ -64,6 +64,10 @@ def check_proof(public: str, proof: Path, bundle: Path, image: Path, /) -> None:
     from amint.commitments import check_proof as holds
 
     is_root = re.fullmatch(r"[0-9a-f]{64}", public) is not None
+    if not is_root and not Path(public).is_file():
+        raise UsageError(
+            f"expected a published commitment, a JSON file, or its root of 64 hexadecimal digits; found {public!r}"
+        )
     known = public if is_root else read_public(public)
     shown, held = Proof.load(proof), read(bundle)
     if not holds(known, shown, _input(held, image)):
@@ -75,7 +79,8 @@ def check_proof(public: str, proof: Path, bundle: Path, image: Path, /) -> None:
         sys.exit(1)
     say(f"The proof holds: this image was among the samples committed to, with the role {shown.role!r}.")
     if named is None:
-        say("The bundle names no commitment: nothing ties its model to this one.", style="yellow")
+        say("But the bundle names no commitment: nothing ties its model to this one.", style="bold red")
+        sys.exit(1)
 
 
 def keygen(path: Path, /) -> None:
@@ -88,6 +93,7 @@ def keygen(path: Path, /) -> None:
     """
     from amint.signing import new_key
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     say(f"Public key: {new_key(path)}")
 
 
@@ -131,6 +137,8 @@ def _input(held: Bundle, image: Path) -> Tensor:
     from amint.readers import open_submission
 
     preprocessing = held.preprocessing
+    if not image.exists():
+        raise InputError(f"cannot read {image}: no such file; pass one image")
     if preprocessing is None:
         raise UsageError(f"{held.path} does not say how images become inputs; prove tensors with amint.prove")
     reader = open_submission(image, preprocessing, batch_size=1)

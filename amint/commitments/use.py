@@ -108,9 +108,15 @@ def _calibration(committed: int, use: Mapping[str, Any]) -> str:
     if not committed:
         other = f"; none of the {used:,} that were used was committed to in another role" if by_rows else ""
         return f"No calibration samples were committed to{other}."
+    said = f"Of the calibration only the number was compared: {used:,} different samples were used."
     if by_rows:
-        return f"On the owner’s side, each of the {used:,} calibration samples used was found among those committed to."
-    return f"Of the calibration only the number was compared: {used:,} different samples were used."
+        said = f"On the owner’s side, each of the {used:,} calibration samples used was found among those committed to."
+    if used < committed:
+        said += (
+            f" Only {used:,} of {committed:,} were used: unless the others are copies of them, which to leave out was "
+            "the owner’s choice, and such a choice can move every p-value."
+        )
+    return said
 
 
 def _others(counts: Mapping[str, int], seen: Mapping[str, int]) -> str:

@@ -23,7 +23,7 @@ from amint.report import parts
 from amint.report.figures import roc_plot, score_histogram
 from amint.report.parts import pictured
 from amint.report.progress import progress_figures
-from amint.wording import chance
+from amint.wording import chance, shown_alone
 
 __all__ = ["METHODS", "pictured", "write_report", "write_training_report"]
 
@@ -83,6 +83,7 @@ def write_report(
         rejected=rejected[:_MOST_REJECTED],
         more_rejected=max(0, len(rejected) - _MOST_REJECTED),
         n_rejected=len(rejected),
+        alone=shown_alone(alone) if (alone := verdict.provenance.members_alone) else "",
         method=METHODS.get(verdict.provenance.method, verdict.provenance.method),
         evaluation=parts.evaluation(verdict.provenance.evaluation),
         power_sentence=parts.power_sentence(verdict),
