@@ -147,14 +147,15 @@ class Auditable(Audit):
         seed: int = 0,
         progress: Callable[[int, float], None] | None = None,
     ) -> None:
-        """Train the head alone for some more epochs, on the model as it now is: cheap, and it no longer moves.
+        """Train the head anew, alone, on the model as it now is, which no longer moves: cheap, and it finds most.
 
-        Call it when the model is trained, before :meth:`calibrate`. External rows and hard negatives are those of
-        :func:`amint.attach`; the model is not changed. First the head's whitening is fitted to the maps as they now
-        are, in a pass of a hundred steps at most.
+        Call it once, when the model is trained, before :meth:`calibrate`. External rows and hard negatives are those
+        of :func:`amint.attach`; the model is not changed. The head begins with new weights, for one that learned along
+        fits its rows too well to learn more of them: it knows afterwards what it is given here. First its whitening is
+        fitted to the maps as they now are, in a pass of a hundred steps at most.
 
         Args:
-            members: the rows the model was trained on, as it sees them when it is used. A loader's own batches are
+            members: all rows the model was trained on, as it sees them when it is used. A loader's own batches are
                 used, and it should shuffle; datasets and tensors are shuffled.
             epochs, lr, batch_size, seed, progress: as in :func:`amint.register`.
 

@@ -146,6 +146,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "steps": _count,
     "members_seen": _count,
     "members_of_head_alone": _count,
+    "head_epochs": _count,
     "calibration_copies": _count,
     "evaluated_members_unknown": _count,
     "accounted_updates": _count,

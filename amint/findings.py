@@ -100,6 +100,7 @@ class Provenance:
         signature: what is known of the bundle's signature.
         evaluation: figures measured by the owner, plain JSON values, or None.
         committed: what the commitment says of the data that was used, in plain words.
+        head_epochs: passes of the head alone over the members, after the model's training, or None.
         members_alone: rows that the head was told of as members without the hooked training, or None if not counted.
     """
 
@@ -112,4 +113,5 @@ class Provenance:
     signature: str = "not signed"
     evaluation: dict[str, Any] | None = None
     committed: str = ""
+    head_epochs: int | None = None
     members_alone: int | None = None

@@ -15,6 +15,7 @@ from torch import Tensor
 from amint.audit import Audit
 from amint.batches import Source, batches_of, inputs_of, refuse_generator
 from amint.errors import NonFiniteError, UsageError
+from amint.heads import head_weights, load_head_weights, start_anew
 from amint.history import History, balanced_accuracy
 from amint.losses import membership_loss
 from amint.mixing import Mixture
@@ -83,9 +84,13 @@ def train_head(
     seed: int,
     progress: Callable[[int, float], None] | None,
 ) -> None:
-    """Train the head of an audit, and nothing else, with :func:`amint.head_optimizers`; the rate falls along a cosine.
+    """Train the head of an audit anew, and nothing else, with :func:`amint.head_optimizers`; the rate falls to 0.
 
-    Its whitening is fitted first, to the maps of an epoch or of its first hundred steps, and stays.
+    It begins with new weights. One that learned while the network moved knows its rows by heart already: its loss, and
+    what it could still learn of the network as it now stands, is next to nothing, and unseen rows look like members to
+    it (Ash and Adams, "On warm-starting neural network training", 2020, find the same of whole networks). Its whitening
+    is fitted first, to the maps of an epoch or of its first hundred steps, and stays. If no epoch comes to its end, the
+    head is left as it was.
 
     Args:
         audit: its head is trained in place; its ledger notes the rows.
@@ -108,6 +113,8 @@ def train_head(
         audit.ledger.add("external", rows[0])
         return prefix(audit.backbone, audit.taps, torch.cat([x, views, *rows])), len(x) + len(views)
 
+    before, ended = head_weights(audit.head), 0
+    start_anew(audit.head, seed)
     optimizers = head_optimizers(audit.head, lr)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) for optimizer in optimizers]
     # As part of a model that was put into evaluation mode it may be in that.
@@ -143,7 +150,10 @@ def train_head(
                 )
             for schedule in schedules:
                 schedule.step()
+            ended += 1
             if progress is not None:
                 progress(epoch + 1, sum(losses) / len(losses))
     finally:
+        if not ended:
+            load_head_weights(audit.head, before)
         audit.head.train(mode)

@@ -33,6 +33,7 @@ __all__ = [
     "load_head_weights",
     "new_head",
     "parameter_share",
+    "start_anew",
 ]
 
 
@@ -170,10 +171,19 @@ def new_head(
     example = example.to(parameter.device)
     example = example.to(parameter.dtype) if example.is_floating_point() else example
     points = resolve_split(model, split, example)
+    head = _untrained(head_config(points, size), seed)
+    return points, head.to(parameter.device, parameter.dtype), tuple(example.shape[1:])
+
+
+def start_anew(head: MintHead, seed: int) -> None:
+    """Give a head the weights and statistics that a new one has; ``seed`` as in :func:`new_head`."""
+    load_head_weights(head, _own(_untrained(head.config, seed)))
+
+
+def _untrained(config: HeadConfig, seed: int) -> MintHead:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        head = MintHead(head_config(points, size))
-    return points, head.to(parameter.device, parameter.dtype), tuple(example.shape[1:])
+        return MintHead(config)
 
 
 class MintHead(nn.Module):

@@ -45,5 +45,6 @@ def provenance(audit: Audit, weights: Mapping[str, str]) -> Provenance:
         signature=signature if held is None else held.signature.sentence(),
         evaluation=facts.get("evaluation"),
         committed=commitment_sentence(facts),
+        head_epochs=facts.get("head_epochs"),
         members_alone=facts.get("members_of_head_alone"),
     )
