@@ -119,9 +119,10 @@ def strongest_sentence(ranked: Sequence[AttackResult]) -> str:
     who = f"the strongest of {many} attacks from outside, {best.name}," if many > 1 else f"the attack {best.name}"
     auroc, low = best["auroc"], best[tpr_name(0.01)]
     if not succeeds(ranked):
+        luck = f", and by luck alone the strongest of {many} lies higher" if many > 1 else ""
         return (
             f"No attack from outside clearly tells members from non-members: {who} has an AUROC of {figure(auroc)}, "
-            "where 0.5 is guessing. This does not show that no attack could."
+            f"where 0.5 is guessing{luck}. This does not show that no attack could."
         )
     said = f"{who[0].upper()}{who[1:]} tells members from non-members"
     if best.reversed:

@@ -97,6 +97,8 @@ def compare(
     _check_delta(delta)
     seed, batch_size = _whole("seed", seed, 0), _whole("batch_size", batch_size, 1)
     entrants = _entrants(attacks)
+    if isinstance(fleet, str | Path):
+        raise UsageError(f"fleet is what amint.fleet.Fleet.load({str(fleet)!r}, ...) gives; found a path")
     model = load(target, allow_import=allow_import) if isinstance(target, str | Path) else target
     subject = subject_of(model, taps, queries)
     rows = read_labelled(members, nonmembers, batch_size)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from amint.attack_results import METRICS, SHUFFLED, TRAINED_IN, TWIN, AttackResult, Comparison
 from amint.errors import UsageError
+from amint.lower_bound import epsilon_lower_bound
 
 __all__ = ["GateResult", "Limit", "check_gate", "parse_limit"]
 
@@ -112,9 +113,10 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
 
     A limit is broken where the upper end of an attack's interval lies above it, and also where nothing can be said: a
     control failed, a judged attack lacks one of its two controls, no attack ran, an attack that was asked for by name
-    did not run, or there are too few non-members for the metric. Figures that no control stands behind may be too low
-    as well as too high: members that are harder than non-members hide what an attack finds of them. Of "all" attacks,
-    those that read reference models must run if there are any; without them, they are no part of the judgement. The
+    did not run, or there are too few non-members for the metric, or too few pairs for a bound on epsilon above the
+    limit. Figures that no control stands behind may be too low as well as too high: members that are harder than
+    non-members hide what an attack finds of them. Of "all" attacks, those that read reference models must run if there
+    are any; without them, they are no part of the judgement. The
     head that was trained in is not judged: finding members is its purpose, and no outsider has it.
 
     An attack that is reliably wrong finds members as well as one that is right: where the whole interval of its AUROC
@@ -181,6 +183,21 @@ def _has_references(comparison: Comparison) -> bool:
     return comparison.settings.get("references") != 0
 
 
+def _beyond(result: AttackResult, most: float) -> str:
+    bound = result.epsilon
+    if bound is None:
+        return f"{result.name} was not bounded"
+    if bound.value > most:
+        return f"{result.name} is at least {bound.value:.3g}, above {most:g}"
+    # A lower bound that could not have come out higher says nothing of the limit.
+    highest = epsilon_lower_bound(bound.samples, bound.samples, bound.samples, bound.delta, bound.confidence)
+    if highest <= most:
+        return (
+            f"{result.name} cannot be judged: {bound.samples:,} right guesses of as many would show {highest:.3g} only"
+        )
+    return ""
+
+
 def _breaks(result: AttackResult, limit: Limit) -> str:
     auroc = result["auroc"].interval
     if limit.metric == "auroc" and auroc.high < 0.5 and not 1 - auroc.low <= limit.most:
@@ -190,10 +207,7 @@ def _breaks(result: AttackResult, limit: Limit) -> str:
     if limit.metric != "auroc" and auroc.high < 0.5 and (result.p_value or 0) > _SURELY_LOWER:
         return f"{result.name} cannot be judged: members score clearly lower than non-members"
     if limit.metric == EPSILON:
-        bound = result.epsilon
-        if bound is None or bound.value <= limit.most:
-            return "" if bound is not None else f"{result.name} was not bounded"
-        return f"{result.name} is at least {bound.value:.3g}, above {limit.most:g}"
+        return _beyond(result, limit.most)
     measured = result[limit.metric]
     if measured.note:
         return f"{result.name} cannot be judged: it {measured.note}"

@@ -33,7 +33,8 @@ def data(tmp_path_factory):
     for number, side in enumerate(("members", "nonmembers")):
         for label, name in enumerate(("cat", "dog", "emu")):
             write_pictures(root / side / name, 8, seed=10 * number + label)
-        (root / side / "classes.txt").write_text("cat\ndog\nemu\ngnu\n")
+        # As some editors save it, with a mark at the beginning.
+        (root / side / "classes.txt").write_text("cat\ndog\nemu\ngnu\n", encoding="utf-8-sig")
     rng = np.random.default_rng(0)
     for side in ("a", "b"):
         x, y = rng.normal(size=(30, *SHAPE)).astype(np.float32), rng.integers(4, size=30)
@@ -272,7 +273,7 @@ ERRORS = [
     (["BUNDLE", "a.npz", "b.npz", "--seed", str(2**32)], "Must be < 4294967296"),
     (["BUNDLE", "a.npz", "b.npz", "--references", "refs"], "there is no fleet of references in"),
     (["BUNDLE", "a.npz", "b.npz", "--sed", "1"], "Did you mean --seed?"),
-    (["BUNDLE", "a.npz", "b.npz", "--out", "file.txt"], "file.txt: File exists"),
+    (["BUNDLE", "a.npz", "b.npz", "--out", "file.txt"], "file.txt is a file, where a folder is expected"),
 ]
 
 

@@ -82,6 +82,17 @@ def test_epsilon_is_held_against_its_lower_bound():
     assert check_gate(made, [Limit("epsilon", 1.0)]).broken == ("epsilon of rmia is at least 1.5, above 1",)
 
 
+def test_a_bound_on_epsilon_that_could_not_have_been_higher_passes_nothing():
+    few = replace(result("loss").epsilon, value=0.0, guesses=3, correct=3, samples=3)
+    made = comparison(replace(result("loss"), epsilon=few))
+    [said] = check_gate(made, [Limit("epsilon", 0.1)]).broken
+    assert said == "epsilon of loss cannot be judged: 3 right guesses of as many would show 0 only"
+    # Of 30 pairs a perfect attack shows 2.2.
+    more = comparison(replace(result("loss"), epsilon=replace(few, guesses=30, correct=15, samples=30)))
+    assert check_gate(more, [Limit("epsilon", 1.5)]).passed
+    assert not check_gate(more, [Limit("epsilon", 2.5)]).passed
+
+
 def test_the_trained_in_head_is_not_judged_and_that_is_said():
     made = comparison(result("loss", 0.55), result("mint", 0.99, family="trained in"))
     found = check_gate(made, [Limit("auroc", 0.6)])

@@ -181,7 +181,7 @@ def _listed(folder: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason}") from None
     twice = sorted({name for name in names if names.count(name) > 1})
