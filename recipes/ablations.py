@@ -11,7 +11,6 @@ number that changes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import cyclopts
@@ -20,7 +19,7 @@ from common import Parts, Pool
 from grid import SPLITS
 from joined import attached
 from launch import launch
-from levers import Scheduled, adamw, against_mirror, by, member_statistics, new_head, of_views
+from levers import Scheduled, adamw, against_mirror, by, member_statistics, of_views
 from lines import BASELINES, Audited, Line
 from repeated import Small, chosen, repeated
 from spread import show
@@ -68,9 +67,8 @@ def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
         "batch statistics of members alone": Audited(settle=member_statistics),
         "head learning three times as fast": Audited({"head_lr": 3 * use.head_lr}),
         "head learning with AdamW alone": Audited(of_head=adamw),
-        "head trained on alone for as long again": Audited({"head_epochs": use.head_epochs + use.epochs}),
-        "a new head on the finished network": Audited(finish=new_head),
-        "a new head, trained three times as long": Audited(finish=partial(new_head, times=3)),
+        "a new head alone for as long again": Audited({"head_epochs": use.head_epochs + use.epochs}),
+        "a new head alone for three times as long": Audited({"head_epochs": use.head_epochs + 3 * use.epochs}),
         "judged by five contrasts": Audited(judged=by(of_views)),
         "judged against the mirror image": Audited(judged=by(against_mirror)),
         "two in three rows members": Audited({"members": mostly, "external": use.external // 2}),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from common import Parts
 from data import Rows
-from joined import Scores, measured_by, registered
+from joined import Scores, measured_by
 from settings import Settings
 from torch import Tensor, nn
 
@@ -45,11 +45,6 @@ def member_statistics(parts: Parts, audit: amint.Auditable) -> None:
     """Running statistics of batch normalisation from members alone, without the external rows."""
     with audit.paused():
         torch.optim.swa_utils.update_bn([x for x, _ in parts.members], audit.backbone)
-
-
-def new_head(use: Settings, parts: Parts, audit: amint.Auditable, times: int = 1) -> amint.Audit:
-    """A head trained from its beginning on the finished audited network, ``times`` as many epochs as the network."""
-    return registered(use, parts, audit.detach(), times * use.epochs)
 
 
 def of_views(audit: amint.Audit, x: Tensor) -> Tensor:

@@ -34,7 +34,6 @@ class Audited:
         averaged: share of the old in a running average of all weights, which is what is judged; 0 for none.
         of_head: what the head learns with while the network trains.
         settle: what is done with the network before its head is trained alone.
-        finish: what is done with the network and its head after training, before calibration.
         judged: the figures of the finished audit.
     """
 
@@ -44,7 +43,6 @@ class Audited:
     averaged: float = 0.0
     of_head: HeadOptimizers = amint.head_optimizers
     settle: Callable[[Parts, amint.Auditable], None] | None = None
-    finish: Callable[[Settings, Parts, amint.Auditable], amint.Audit] | None = None
     judged: Callable[[Parts, amint.Audit], Mapping[str, Measurement]] | None = None
 
     def __call__(self, use: Settings, data: Pool) -> Figures:
@@ -60,9 +58,9 @@ class Audited:
         if self.settle is not None:
             self.settle(parts, trained)
         head_alone(use, parts, trained)
-        audit = trained if self.finish is None else self.finish(use, parts, trained)
-        audit.calibrate(parts.calibration)
-        measured = audit.evaluate(parts.members, parts.unseen) if self.judged is None else self.judged(parts, audit)
+        trained.calibrate(parts.calibration)
+        judge = self.judged
+        measured = trained.evaluate(parts.members, parts.unseen) if judge is None else judge(parts, trained)
         return figures_of(accuracy(model, parts.unseen), parts.unseen.n, measured)
 
 
