@@ -75,7 +75,7 @@ def main(
     # The digits come writer by writer, and samples in a row must not resemble each other.
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     images, labels = transforms.resize(images[order], [24 if data_root is None else 28] * 2), labels[order]
-    members, epochs, head_epochs, sets = (220, 9, 2, 1) if smoke else (members, epochs, head_epochs, sets)
+    members, epochs, head_epochs, sets = (220, 4, 15, 1) if smoke else (members, epochs, head_epochs, sets)
     roles = amint.assign_roles(len(images), members=members, external=3 * members, calibration=members, seed=seed)
     x, y = ((images.float() / 255 - MEAN) / STD).to(device), labels.to(device)
     inside, console = list(roles.members), Console()
