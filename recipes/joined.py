@@ -1,4 +1,4 @@
-"""A network and its MINT head: learning together, the head on for longer, the head afterwards."""
+"""A network and its MINT head: learning together, a new head alone at the end, a head afterwards."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def head_of(use: Settings, parts: Parts) -> dict[str, Any]:
 
 
 def head_alone(use: Settings, parts: Parts, audit: amint.Auditable) -> None:
-    """The head learns on when the network is done."""
+    """A new head learns when the network is done."""
     if use.head_epochs:
         audit.train_head(parts.members.shuffled(use.batch), epochs=use.head_epochs, lr=use.head_lr, seed=use.seed)
 
