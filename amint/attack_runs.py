@@ -16,7 +16,7 @@ from amint.attack_results import AttackControl, AttackResult
 from amint.attacks import Attack
 from amint.controls import shuffled_membership
 from amint.errors import AmintError, UsageError
-from amint.lower_bound import EpsilonBound, one_run_audit, paired
+from amint.lower_bound import EpsilonBound, paired_audit
 from amint.metrics import Roc, auroc, roc, summary
 from amint.ranksum import rank_sum_p
 from amint.signals import Signals
@@ -135,8 +135,7 @@ def result_of(
         notes = [_note_of(fitted), _reversed(scores, inside)]
         bound = None
         if _pairs_can_be_formed(inside, classes):
-            pairs = paired(scores, inside, classes, seed)
-            bound = one_run_audit(*pairs, delta=delta, confidence=confidence, seed=seed)
+            bound = paired_audit(scores, inside, classes, delta=delta, confidence=confidence, seed=seed)
         else:
             notes.append("no bound on epsilon: audited members and non-members share no class to form pairs in")
         filled = replace(
@@ -179,7 +178,7 @@ def best_bound(
         return None
     each = 1 - (1 - confidence) / len(scores)
     bounds = [
-        (name, one_run_audit(*paired(values, is_member, groups, seed), delta=delta, confidence=each, seed=seed))
+        (name, paired_audit(values, is_member, groups, delta=delta, confidence=each, seed=seed))
         for name, values in scores
     ]
     name, best = max(bounds, key=lambda pair: pair[1].value)

@@ -7,17 +7,18 @@ e^epsilon / (1 + e^epsilon). Many right guesses therefore refute small epsilons.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
-from amint.arrays import Floats, by_class, label_array, score_array
+from amint.arrays import by_class, label_array, score_array
 from amint.errors import UsageError
 from amint.intervals import error_rate
 
-__all__ = ["EpsilonBound", "audit_p_value", "epsilon_lower_bound", "one_run_audit", "paired"]
+__all__ = ["EpsilonBound", "audit_p_value", "epsilon_lower_bound", "one_run_audit", "paired_audit"]
 
 # Below this many guesses not even epsilon = 0 is refuted at a level of 1/2**8.
 _FEWEST = 8
@@ -97,7 +98,7 @@ def one_run_audit(
     """Guess "in" for the highest scores and "out" for the lowest, abstain in between, and bound epsilon.
 
     It must have been decided by an independent fair coin for each sample whether it was trained on; for a given
-    number of members and of non-members see :func:`paired`. Half of the guesses (rounded up) are "in".
+    number of members and of non-members see :func:`paired_audit`. Half of the guesses (rounded up) are "in".
 
     The number of guesses may not depend on the answers. If it is not given, m, m/2, m/4, … are all tried, each with an
     equal share of the error probability (Bonferroni), and the best bound is returned.
@@ -117,40 +118,50 @@ def one_run_audit(
     values, labels = score_array(scores), label_array(is_member)
     if len(values) != len(labels) or len(values) == 0:
         raise UsageError(f"one score and one label a sample are needed, found {len(values)} and {len(labels)}.")
-    level = error_rate(confidence)
-    tried = [len(values) >> k for k in range(64) if len(values) >> k >= _FEWEST] or [len(values)]
-    if guesses is not None:
-        tried = [guesses]
     shuffle = np.random.Generator(np.random.PCG64(seed)).permutation(len(values))
     answers = labels[shuffle][np.argsort(values[shuffle], kind="stable")]
-    bounds = [_of_guesses(answers, r, delta, 1 - level / len(tried)) for r in tried]
-    best = max(bounds, key=lambda bound: bound.value)
-    return EpsilonBound(best.value, best.guesses, best.correct, best.samples, delta, confidence)
+
+    def right(guesses: int) -> int:
+        lowest = guesses // 2
+        return int((~answers[:lowest]).sum() + answers[len(answers) - (guesses - lowest) :].sum())
+
+    return _best(right, len(answers), guesses, delta, confidence)
 
 
-def paired(
-    scores: ArrayLike, is_member: ArrayLike, groups: ArrayLike | None = None, seed: int = 0
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Members and non-members in random pairs: which of the two was trained on is a fair coin of its own.
+def paired_audit(
+    scores: ArrayLike,
+    is_member: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    guesses: int | None = None,
+    delta: float = 0.0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> EpsilonBound:
+    """Pair members with non-members at random, guess the higher score of each pair, widest first, and bound epsilon.
 
     A fixed number of members is not a coin for each sample: knowing some of them says something of the others. If the
-    members were drawn at random from members and non-members together, pairs restore independent coins, and the bound
-    of :func:`one_run_audit` holds for neighbouring data sets that differ by the replacement of one sample.
+    members were drawn at random from members and non-members together, which of a pair was trained on is a fair coin
+    of its own, and the bound holds for neighbouring data sets that differ by the replacement of one sample. Of the
+    number of guesses the same is true as in :func:`one_run_audit`.
 
     Args:
         scores: ``[n]``, higher = more likely a member.
         is_member: ``[n]``.
         groups: ``[n]``, for instance classes; pairs are formed inside a group, and the members must then have been
             drawn at random inside each group or over all.
-        seed: of the pairs and of the order inside a pair.
+        guesses: a number of pairs fixed before looking at these samples.
+        delta: of the refuted guarantee.
+        confidence: of the returned bound.
+        seed: of the pairs, of the order among equal differences, and of guesses between equal scores.
 
     Returns:
-        Score of the first minus score of the second ``[m]``, and whether the first was the member ``[m]``; m is the sum
-        of the smaller counts of each group.
+        The bound; its samples are pairs, as many as the smaller counts of all groups together.
 
     Raises:
-        UsageError: arrays that do not match, one class only, or no group with both a member and a non-member.
-        NonFiniteError: NaN or infinite scores.
+        UsageError: arrays that do not match, one class only, no group with both a member and a non-member, more guesses
+            than pairs, or delta or confidence out of range.
+        NonFiniteError: NaN or infinite scores, or differences too large to hold.
     """
     by_class(scores, is_member)
     values, labels = score_array(scores), label_array(is_member)
@@ -159,12 +170,13 @@ def paired(
         raise UsageError(f"groups must be one a sample, found {len(kinds)} for {len(values)} scores.")
     generator = np.random.Generator(np.random.PCG64(seed))
     pairs = [_pairs(np.flatnonzero(kinds == kind), labels, generator) for kind in range(int(kinds.max()) + 1)]
-    inside, outside = np.concatenate(pairs, axis=1)
+    inside, outside = generator.permutation(np.concatenate(pairs, axis=1), axis=1)
     if len(inside) == 0:
         raise UsageError("no group holds both a member and a non-member, so that no pair can be formed.")
-    first = generator.random(len(inside)) < 0.5
-    differences = values[inside] - values[outside]
-    return np.where(first, differences, -differences), first
+    differences = score_array(values[inside] - values[outside])
+    found = np.where(differences == 0, generator.random(len(differences)) < 0.5, differences > 0)
+    found = found[np.argsort(-np.abs(differences), kind="stable")]
+    return _best(lambda guesses: int(found[:guesses].sum()), len(found), guesses, delta, confidence)
 
 
 def _pairs(rows: NDArray[np.intp], labels: NDArray[np.bool_], generator: np.random.Generator) -> NDArray[np.intp]:
@@ -173,14 +185,18 @@ def _pairs(rows: NDArray[np.intp], labels: NDArray[np.bool_], generator: np.rand
     return np.stack([inside[:count], outside[:count]])
 
 
-def _of_guesses(answers: NDArray[np.bool_], guesses: int, delta: float, confidence: float) -> EpsilonBound:
-    """``answers`` in ascending order of the scores."""
-    m = len(answers)
-    _check_counts(guesses, 0, m, delta)
-    lowest = guesses // 2
-    correct = int((~answers[:lowest]).sum() + answers[m - (guesses - lowest) :].sum())
-    value = epsilon_lower_bound(guesses, correct, m, delta, confidence)
-    return EpsilonBound(value, guesses, correct, m, delta, confidence)
+def _best(right: Callable[[int], int], m: int, guesses: int | None, delta: float, confidence: float) -> EpsilonBound:
+    """The best bound over the numbers of guesses, of which ``right`` says how many were right."""
+    level = error_rate(confidence)
+    tried = [m >> k for k in range(64) if m >> k >= _FEWEST] or [m]
+    if guesses is not None:
+        tried = [guesses]
+    bounds = []
+    for r in tried:
+        _check_counts(r, 0, m, delta)
+        value = epsilon_lower_bound(r, right(r), m, delta, 1 - level / len(tried))
+        bounds.append(EpsilonBound(value, r, right(r), m, delta, confidence))
+    return max(bounds, key=lambda bound: bound.value)
 
 
 def _p_value(r: int, v: int, m: int, epsilon: float, delta: float) -> float:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from amint.errors import NonFiniteError, UsageError
-from amint.lower_bound import audit_p_value, epsilon_lower_bound, one_run_audit, paired
+from amint.lower_bound import audit_p_value, epsilon_lower_bound, one_run_audit, paired_audit
 
 
 def slow_p_value(r, v, m, epsilon, delta):
@@ -110,7 +110,7 @@ def test_pairs_keep_the_level_for_a_fixed_number_of_members(inside, outside, eps
     over, repeats = 0, 2000
     for seed in range(repeats):
         told = np.where(generator.random(len(labels)) < 1 / (1 + np.exp(-epsilon)), labels, ~labels)
-        bound = one_run_audit(*paired(told, labels, seed=seed), seed=seed)
+        bound = paired_audit(told, labels, seed=seed)
         over += bound.value > 2 * epsilon
     assert over / repeats <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats)
 
@@ -121,7 +121,7 @@ def test_order_of_the_rows_is_no_evidence(descending):
     labels = labels[::-1] if descending else labels
     found = [one_run_audit(np.zeros(1000), labels, seed=seed).value for seed in range(20)]
     assert np.mean(np.array(found) > 0) <= 0.1
-    found = [one_run_audit(*paired(np.zeros(1000), labels, seed=seed)).value for seed in range(20)]
+    found = [paired_audit(np.zeros(1000), labels, seed=seed).value for seed in range(20)]
     assert np.mean(np.array(found) > 0) <= 0.1
 
 
@@ -152,23 +152,33 @@ def test_few_confident_guesses_beat_many_uncertain_ones():
 def test_pairs_stay_inside_their_group_and_use_each_row_once():
     labels = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 1], bool)
     groups = np.array(list("aaabbbbccc"))
-    scores = 2.0 ** np.arange(10) * np.where(labels, 1, -1)
-    differences, first = paired(scores, labels, groups, seed=5)
-    # Only b (1 member, 3 others) and c (1 and 2) have both: one pair each, and member minus other is the sum of powers.
-    assert len(differences) == len(first) == 2
-    signed = np.where(first, differences, -differences)
-    assert signed[0] in {32 + 8, 32 + 16, 32 + 64}
-    assert signed[1] in {512 + 128, 512 + 256}
-    differences, first = paired(scores, labels, seed=5)
-    assert len(differences) == 5
-    used = np.abs(differences).sum()
-    assert used == np.abs(scores).sum()
+    # Only b (1 member, 3 others) and c (1 and 2) have both: one pair each. The member of b is above its group's others
+    # and below those of c, the member of c below its own and above those of b.
+    scores = np.array([0, 0, 0, 3, 3, 4, 3, 9, 9, 5], float)
+    bounds = [paired_audit(scores, labels, groups, seed=seed) for seed in range(20)]
+    assert {(bound.samples, bound.guesses, bound.correct) for bound in bounds} == {(2, 2, 1)}
+    powers = 2.0 ** np.arange(10) * np.where(labels, 1, -1)
+    assert paired_audit(powers, labels, seed=5).correct == paired_audit(powers, labels, seed=5).samples == 5
 
 
-def test_order_inside_a_pair_is_a_fair_coin():
-    labels = np.arange(4000) < 2000
-    _, first = paired(np.arange(4000.0), labels)
-    assert abs(first.mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
+def test_every_pair_of_perfect_scores_is_guessed_right_however_few_there_are():
+    labels = np.arange(60) < 30
+    bound = paired_audit(labels.astype(float), labels, guesses=30)
+    assert (bound.guesses, bound.correct, bound.samples) == (30, 30, 30)
+    assert bound.value == pytest.approx(epsilon_lower_bound(30, 30, 30))
+    tried = paired_audit(labels.astype(float), labels)
+    # 30, 15 and fewer would be 8 at least: two numbers were tried and paid for, and the larger is the better one.
+    assert (tried.guesses, tried.correct) == (30, 30)
+    assert tried.value == pytest.approx(epsilon_lower_bound(30, 30, 30, 0.0, 0.975))
+    assert paired_audit(-labels.astype(float), labels).correct == 0
+
+
+def test_the_pairs_that_lie_furthest_apart_are_guessed_first():
+    labels = np.arange(2000) < 1000
+    scores = np.random.default_rng(0).normal(size=2000) + np.where(np.arange(2000) < 200, 10.0, 0.0)
+    bound = paired_audit(scores, labels, guesses=150)
+    assert bound.correct == 150
+    assert bound.value > paired_audit(scores, labels, guesses=1000).value
 
 
 @pytest.mark.parametrize(
@@ -200,11 +210,13 @@ def test_impossible_arrays_are_refused():
     with pytest.raises(UsageError, match="epsilon must be 0 or more"):
         audit_p_value(1, 1, 1, float("nan"))
     with pytest.raises(UsageError, match="no pair can be formed"):
-        paired([1, 2], [True, False], groups=[0, 1])
+        paired_audit([1, 2], [True, False], groups=[0, 1])
     with pytest.raises(UsageError, match="found 1 for 2 scores"):
-        paired([1, 2], [True, False], groups=[0])
+        paired_audit([1, 2], [True, False], groups=[0])
     with pytest.raises(UsageError, match="both needed"):
-        paired([1, 2], [True, True])
+        paired_audit([1, 2], [True, True])
+    with pytest.raises(UsageError, match="guesses=2, samples=1"):
+        paired_audit([1, 2], [True, False], guesses=2)
 
 
 def test_one_row_is_no_evidence():
