@@ -23,6 +23,7 @@ from amint.intervals import Interval
 from amint.lower_bound import EpsilonBound
 from amint.metrics import Measurement
 from amint.result_files import as_csv, as_json, read_result, write_result
+from amint.task_accuracy import TaskAccuracy
 
 __all__ = [
     "COMPARISON_SCHEMA",
@@ -57,6 +58,7 @@ class Comparison:
         created: time, ISO 8601, UTC.
         libraries: name -> version.
         seconds: the whole comparison, and in it the passes over the data.
+        accuracy: of the target at its task; None if no attack asks whether it is right, as correctness does.
     """
 
     attacks: tuple[AttackResult, ...]
@@ -70,6 +72,7 @@ class Comparison:
     created: str
     libraries: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
+    accuracy: TaskAccuracy | None = None
 
     def __getitem__(self, name: str) -> AttackResult:
         """The result of the attack of this name. Raises UsageError if there is none."""
@@ -99,7 +102,9 @@ class Comparison:
         return tuple(control for (control, _), p in zip(ran, adjusted, strict=True) if p <= _FALSE_ALARM)
 
     def warning(self) -> str:
-        """What to say before anything else: controls that failed or are missing, or an empty text."""
+        """What to say before anything else, or an empty text: controls failed or are missing, or the model guesses."""
+        if self.accuracy is not None and self.accuracy.guesses:
+            return f"Do not rely on this table. {self.accuracy.sentence()}"
         failed = self.failed_controls
         if failed:
             said = "; ".join(
@@ -194,6 +199,7 @@ class Comparison:
                 "controls": tuple(AttackControl(**control) for control in data["controls"]),
                 "epsilon": _bound(data["epsilon"]),
                 "notes": tuple(data["notes"]),
+                "accuracy": TaskAccuracy(**found) if (found := data["accuracy"]) else None,
             }
             return Comparison(**({name: data[name] for name in Comparison.__dataclass_fields__} | parts))
 

@@ -29,6 +29,7 @@ from amint.queries import Queries
 from amint.reference_notes import calibration_refusal, reference_notes, row_note
 from amint.subjects import check_roles, described, device_of, subject_of
 from amint.targets import Target
+from amint.task_accuracy import TaskAccuracy, task_accuracy
 from amint.versions import versions
 
 __all__ = ["compare"]
@@ -135,6 +136,7 @@ def compare(
     ran = [entrant for entrant, result in zip(entrants, results, strict=True) if not result.reason]
     twin = None if subject.twin is None else partial(subject.twin, seed)
     controls = controls_of(ran, twin, gathered, rows, parts, seed=seed, device=place, progress=progress)
+    accuracy = _accuracy(gathered, rows)
     inside, groups = rows.is_member[parts.audited], rows.classes[parts.audited]
     bound = best_bound(scores, inside, groups, confidence=confidence, delta=delta, seed=seed)
     return Comparison(
@@ -143,7 +145,7 @@ def compare(
         epsilon_attack=bound[0] if bound else "",
         controls=tuple(controls),
         sizes=_sizes(rows, parts),
-        notes=(*([] if seen is None else reference_notes(seen, rows, parts)), *_notes(rows, parts)),
+        notes=(*([] if seen is None else reference_notes(seen, rows, parts)), *_notes(rows, parts, accuracy)),
         settings={
             "attacks": "all" if attacks == "all" else [name for name, _ in entrants],
             "references": gathered.references,
@@ -156,6 +158,7 @@ def compare(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         libraries=versions("torch", "numpy", "scipy", "scikit-learn"),
         seconds={"passes": passes, "all": time.perf_counter() - started},
+        accuracy=accuracy,
     )
 
 
@@ -216,8 +219,16 @@ def _sizes(rows: LabelledRows, parts: Parts) -> dict[str, int]:
     }
 
 
-def _notes(rows: LabelledRows, parts: Parts) -> list[str]:
-    notes = [rows.class_note()]
+def _accuracy(gathered: Gathered, rows: LabelledRows) -> TaskAccuracy | None:
+    if "correct" not in gathered.signals.columns:
+        return None
+    used = rows.different
+    return task_accuracy(gathered.signals["correct"][used], rows.classes[used], rows.is_member[used])
+
+
+def _notes(rows: LabelledRows, parts: Parts, accuracy: TaskAccuracy | None) -> list[str]:
+    # A model that guesses is no note: it is said before anything else.
+    notes = ["" if accuracy is None or accuracy.guesses else accuracy.sentence(), rows.class_note()]
     copies = len(rows) - len(rows.different)
     if copies:
         notes.append(f"{copies} of {len(rows)} rows are exact copies of earlier ones and were left out.")

@@ -112,11 +112,11 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
     """Hold every attack from outside against every limit.
 
     A limit is broken where the upper end of an attack's interval lies above it, and also where nothing can be said: a
-    control failed, a judged attack lacks one of its two controls, no attack ran, an attack that was asked for by name
-    did not run, or there are too few non-members for the metric, or too few pairs for a bound on epsilon above the
-    limit. Figures that no control stands behind may be too low as well as too high: members that are harder than
-    non-members hide what an attack finds of them. Of "all" attacks, those that read reference models must run if there
-    are any; without them, they are no part of the judgement. The
+    control failed, the model only guesses on the members, a judged attack lacks one of its two controls, no attack ran,
+    an attack that was asked for by name did not run, or there are too few non-members for the metric, or too few pairs
+    for a bound on epsilon above the limit. Figures that no control stands behind may be too low as well as too high:
+    members that are harder than non-members hide what an attack finds of them. Of "all" attacks, those that read
+    reference models must run if there are any; without them, they are no part of the judgement. The
     head that was trained in is not judged: finding members is its purpose, and no outsider has it.
 
     An attack that is reliably wrong finds members as well as one that is right: where the whole interval of its AUROC
@@ -129,13 +129,19 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
         raise UsageError("a gate needs at least one limit, such as auroc=0.60")
     outsiders = [result for result in comparison.ranked if result.family != TRAINED_IN]
     left_out = _without_references(comparison)
-    broken = ["the controls do not support the table"] if comparison.warning() else []
+    broken = [_unsupported(comparison)] if comparison.warning() else []
     if not outsiders:
         broken.append("no attack from outside could run")
     broken += _uncontrolled(comparison, outsiders) + _wanting(comparison)
     broken += [f"{limit.metric} of {said}" for limit in limits for r in outsiders if (said := _breaks(r, limit))]
     skipped = [r.name for r in comparison.attacks if r not in outsiders and r.name not in left_out]
     return GateResult(tuple(limits), tuple(broken), tuple(skipped), left_out)
+
+
+def _unsupported(comparison: Comparison) -> str:
+    if comparison.accuracy is not None and comparison.accuracy.guesses:
+        return f"the model is right about {100 * comparison.accuracy.members:.1f} % of the members only, by guessing"
+    return "the controls do not support the table"
 
 
 def _without_references(comparison: Comparison) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from amint.attack_results import METRICS, Comparison
 from amint.attacks import registry
 from amint.comparison import compare
 from amint.errors import NonFiniteError, RoleOverlapError, UsageError
+from amint.gate import Limit, check_gate
 from amint.metrics import summary
 from amint.signals import Signals
 
@@ -550,3 +551,19 @@ def test_signals_of_the_table_are_untouched(everything):
     compare(TableTarget(signals, signals.columns), members, nonmembers, attacks=attacks, fleet=TableFleet(signals))
     assert all(np.array_equal(before[name], column) for name, column in signals.columns.items())
     assert isinstance(signals, Signals)
+
+
+@pytest.mark.parametrize("skill", [True, False])
+def test_a_model_that_only_guesses_on_the_members_was_given_other_inputs(skill):
+    signals, members, nonmembers = table(600, 600, classes=4)
+    columns = dict(signals.columns)
+    if not skill:
+        columns["correct"] = (signals["label"] == 2).astype(columns["correct"].dtype)
+    found = compare(TableTarget(columns, columns), members, nonmembers, attacks=["loss", "correctness"])
+    assert found.accuracy.members == pytest.approx(columns["correct"][members[0][:, 0].long()].mean())
+    assert found.accuracy.guesses is not skill
+    assert found.warning().startswith("Do not rely on this table. The model is right about") is not skill
+    assert (found.accuracy.sentence() in found.notes) is skill
+    assert Comparison.from_json(found.to_json()) == found
+    broken = check_gate(found, [Limit("auroc", 1.0)]).broken
+    assert any("of the members only, by guessing" in sentence for sentence in broken) is not skill

@@ -83,6 +83,7 @@ ARRAYS = {
     "result_files",
     "set_tests",
     "spill",
+    "task_accuracy",
     "texts",
     "versions",
     "wording",
