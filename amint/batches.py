@@ -75,10 +75,10 @@ def batches_of(source: Source, batch_size: int, shuffle_seed: int | None = None)
         generator = torch.Generator().manual_seed(shuffle_seed or 0)
         shuffle = shuffle_seed is not None and is_map_style(rows) and len(rows) > 0
         return DataLoader(rows, batch_size, shuffle=shuffle, generator=generator, collate_fn=_joined)
-    if not isinstance(source, Iterable):
+    if isinstance(source, str) or not isinstance(source, Iterable):
         raise UsageError(
             f"expected a DataLoader, a dataset with a length, a tensor of rows or an iterable of batches, got "
-            f"{type(source).__name__}"
+            f"{type(source).__name__}; files are amint.ImageFiles(path, preprocessing)"
         )
     return source
 
@@ -98,7 +98,7 @@ def refuse_generator(role: str, source: Source) -> None:
 def is_map_style(source: Any) -> bool:
     """A dataset that is indexed, as opposed to one that is only iterated over."""
     indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    return indexed and not isinstance(source, DataLoader | IterableDataset)
+    return indexed and not isinstance(source, DataLoader | IterableDataset | str)
 
 
 def _with_rows(x: Tensor) -> Tensor:

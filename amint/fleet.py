@@ -37,7 +37,7 @@ from amint.signal_cache import extract_cached, whole_file
 from amint.signals import Signals
 from amint.targets import POSTERIORS, QUERIED, ClassifierTarget
 
-__all__ = ["DESIGN", "Fleet", "open_design", "store_design"]
+__all__ = ["DESIGN", "Fleet", "check_maker", "open_design", "store_design"]
 
 DESIGN = "fleet.json"
 _FORMAT = {"format": "amint-fleet", "version": 3}
@@ -207,8 +207,9 @@ def open_design(path: Path, make_module: Callable[[], nn.Module]) -> Fleet:
     """A fleet, its models trained or not.
 
     Raises:
-        UsageError: there is none, or a file is damaged or belongs to another fleet.
+        UsageError: there is none, a file is damaged or belongs to another fleet, or ``make_module`` is a module.
     """
+    check_maker(make_module)
     if not (path / DESIGN).is_file():
         raise no_fleet(path)
     try:
@@ -225,6 +226,19 @@ def open_design(path: Path, make_module: Callable[[], nn.Module]) -> Fleet:
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"there is no readable fleet of references in {path}: {error}") from error
     return Fleet(path, make_module, facts, marks, members)
+
+
+def check_maker(make_module: Callable[[], nn.Module]) -> None:
+    """Refuse a module itself: it can be called, too, and what it says then does not tell what is wrong.
+
+    Raises:
+        UsageError: ``make_module`` is a module.
+    """
+    if isinstance(make_module, nn.Module):
+        name = type(make_module).__name__
+        raise UsageError(
+            f"make_module makes a new module each time it is called, as lambda: {name}(...); found a {name}"
+        )
 
 
 def no_fleet(path: Path) -> UsageError:

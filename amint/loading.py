@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from amint import bundle
 from amint.audit import Audit
-from amint.errors import BundleError
+from amint.errors import BundleError, UsageError
 from amint.heads import MintHead
 from amint.rebuilding import alike, fill
 
@@ -35,7 +36,12 @@ def load(
 
     Raises:
         BundleError: damaged or edited, no way to build the model, or the rebuilt model does not score as the saved one.
+        UsageError: not a path, or ``model`` is no module.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"expected the path of an audit bundle, or an audit, found {_called(path)}")
+    if model is not None and not isinstance(model, nn.Module):
+        raise UsageError(f"model= is the model to fill with the bundle's weights, as MyModel(); found {_called(model)}")
     contents = bundle.read(path, public_key=public_key)
     if model is None:
         if contents.architecture is None:
@@ -63,6 +69,10 @@ def load(
     audit.restore(contents)
     model.eval()
     return audit
+
+
+def _called(found: object) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
 
 
 def _head(contents: bundle.Bundle) -> MintHead:

@@ -24,7 +24,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from amint.errors import NonFiniteError, UsageError
-from amint.fleet import Fleet
+from amint.fleet import Fleet, check_maker
 from amint.seeding import isolated, seed_generators, seeded
 from amint.stacking import NotStackableError, Stacked, obstacle
 
@@ -62,7 +62,8 @@ class Job:
     at_once: int | None = None
 
     def check(self) -> None:
-        """Raise UsageError if models cannot be trained at once that shall be, as far as it can be told before."""
+        """Raise UsageError if no models can be made, or not trained at once that shall be, if it can be told before."""
+        check_maker(self.make_module)
         if self.at_once is None or self.at_once == 1:
             return
         if self.at_once < 1:

@@ -1,4 +1,5 @@
 from collections import UserDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_what_is_iterated_over_is_not_shuffled():
     assert torch.equal(torch.cat(list(batches_of(Streamed(), 2, shuffle_seed=1))), X)
 
 
-@pytest.mark.parametrize("source", [None, 5, object(), Endless()])
+@pytest.mark.parametrize("source", [None, 5, object(), Endless(), "some/folder", Path("some/folder")])
 def test_what_yields_no_batches(source):
     message = f"expected a DataLoader, a dataset with a length, a tensor of rows or .* got {type(source).__name__}"
     with pytest.raises(UsageError, match=message):

@@ -63,6 +63,16 @@ def test_timm_models_describe_themselves(tmp_path, name, suffix):
     assert_same(audit, loaded)
 
 
+def test_what_is_no_path_and_what_is_no_model_is_said(tmp_path):
+    audit = audit_of(ToyNet(), calibration=4)
+    path = audit.save(tmp_path / "toy")
+    for call in (load, lambda model: amint.verify(model, images(3))):
+        with pytest.raises(UsageError, match="expected the path of an audit bundle, or an audit, found a ToyNet"):
+            call(ToyNet())
+    with pytest.raises(UsageError, match=r"as MyModel\(\); found the class ToyNet"):
+        load(path, model=ToyNet)
+
+
 def test_torchvision_models_are_named_by_the_caller(tmp_path):
     model = torchvision.models.squeezenet1_1(num_classes=7)
     audit = audit_of(model, split="entry", shape=(3, 64, 64), calibration=4)

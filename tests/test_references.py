@@ -71,6 +71,12 @@ def test_halves_are_random():
     assert (random_halves(marks, 8, seed=2) != halves).mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_module_in_place_of_what_makes_one_is_refused(whole, tmp_path):
+    for call in (lambda module: train(tmp_path, make_module=module), lambda module: Fleet.load(whole.path, module)):
+        with pytest.raises(UsageError, match=r"as lambda: Module\(\.\.\.\); found a Module"):
+            call(Module())
+
+
 def test_models_are_trained_on_their_halves_alone(tmp_path):
     class Noting(Module):
         def on_fit_start(self):
