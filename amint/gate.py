@@ -140,7 +140,7 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
 
 def _unsupported(comparison: Comparison) -> str:
     if comparison.accuracy is not None and comparison.accuracy.guesses:
-        return f"the model is right about {100 * comparison.accuracy.members:.1f} % of the members only, by guessing"
+        return f"the model only guesses: it is right about {100 * comparison.accuracy.members:.1f} % of the members"
     return "the controls do not support the table"
 
 

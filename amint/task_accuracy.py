@@ -43,8 +43,8 @@ class TaskAccuracy:
         if not self.guesses:
             return f"The model is right about {members} of the members and {others} of the non-members."
         return (
-            f"The model is right about {members} of the members only, no more than guessing gives, so that these are "
-            "hardly the inputs that it was trained on: they must be preprocessed as in training, and have its classes."
+            f"The model is right about {members} of the members, which guessing gives, too: it was trained on other "
+            "data, or these inputs are not preprocessed as in its training, or their classes are numbered otherwise."
         )
 
 

@@ -56,8 +56,8 @@ def test_shares_are_of_each_side_and_in_the_sentence():
 
 def test_a_model_that_guesses_is_said_to_have_seen_other_inputs():
     sentence = TaskAccuracy(0.098, 0.11, 0.4).sentence()
-    assert "right about 9.8 % of the members only" in sentence
-    assert "preprocessed as in training" in sentence
+    assert "right about 9.8 % of the members, which guessing gives, too" in sentence
+    assert "preprocessed as in its training" in sentence
 
 
 def test_one_class_tells_nothing_and_is_no_warning():
