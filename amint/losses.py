@@ -22,19 +22,23 @@ class StepLosses:
     total: Tensor
 
 
-def membership_loss(logits: Tensor, members: int) -> Tensor:
+def membership_loss(logits: Tensor, members: int, smoothing: float = 0.0) -> Tensor:
     """Binary cross-entropy of membership logits, members and non-members weighted alike.
 
     Args:
         logits: ``[n]`` or ``[n, heads]``, the members' first.
         members: how many rows are members, between 1 and n - 1.
+        smoothing: half of this share of the truth is told the wrong way round, so that logits further from 0 than
+            log((2 - smoothing) / smoothing) cost something again (label smoothing; Szegedy et al., "Rethinking the
+            Inception Architecture", 2016, section 7).
 
     Returns:
-        A scalar: the mean of the members' mean loss and the others' mean loss (the MINT loss of arXiv 2509.07879,
-        section 3, for any ratio of the two).
+        A scalar: the mean of the members' mean loss and the others' mean loss (without smoothing the MINT loss of arXiv
+        2509.07879, section 3, for any ratio of the two).
     """
     inside, outside = logits[:members], logits[members:]
-    return (F.softplus(-inside).mean() + F.softplus(outside).mean()) / 2
+    plain = (F.softplus(-inside).mean() + F.softplus(outside).mean()) / 2
+    return plain + smoothing * (inside.mean() - outside.mean()) / 4
 
 
 class _Scaled(torch.autograd.Function):

@@ -122,12 +122,12 @@ def test_scores_are_the_heads_logits_and_the_pass_ends_at_the_deepest_tap():
 
 
 @settings(deadline=None)
-@given(n=st.integers(1, 20), k=st.integers(1, 20), seed=st.integers(0, 99))
-def test_membership_loss_weighs_members_and_others_alike(n, k, seed):
-    logits = torch.randn(n + k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    truth = torch.cat([torch.ones(n), torch.zeros(k)]).double()
+@given(n=st.integers(1, 20), k=st.integers(1, 20), seed=st.integers(0, 99), smoothing=st.sampled_from([0.0, 0.1, 0.8]))
+def test_membership_loss_weighs_members_and_others_alike(n, k, seed, smoothing):
+    logits = 5 * torch.randn(n + k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    truth = torch.cat([torch.ones(n), torch.zeros(k)]).double() * (1 - smoothing) + smoothing / 2
     each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    torch.testing.assert_close(membership_loss(logits, n), (each[:n].mean() + each[n:].mean()) / 2)
+    torch.testing.assert_close(membership_loss(logits, n, smoothing), (each[:n].mean() + each[n:].mean()) / 2)
 
 
 def test_last_tells_the_parts_of_the_loss():

@@ -75,6 +75,17 @@ def test_a_head_that_learned_along_by_heart_finds_no_less_after_it_than_a_new_on
     assert found(audit) > found(afterwards) - 0.02
 
 
+def test_rows_that_are_known_by_heart_are_not_pushed_further():
+    """Their logits stay about where the smoothed truth has them; without that they are at 20 and more here."""
+    audit = trained()
+    audit.train_head(X, epochs=120, batch_size=8)
+    audit.head.train()
+    with torch.no_grad():
+        logits = audit.head(prefix(audit.backbone, audit.taps, torch.cat([X, EXTERNAL])))
+    assert 1.2 < logits[: len(X)].median() < 3.5
+    assert -3.5 < logits[len(X) :].median() < -1.2
+
+
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_head_is_as_it_was_unless_an_epoch_came_to_its_end(stopped):
     audit, passes = trained(), []
