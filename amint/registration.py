@@ -53,8 +53,8 @@ def register(
         external: rows that look like members and were not trained on.
         split, ratio, negatives, tolerance, head: as in :func:`amint.attach`.
         epochs: passes over the members.
-        lr: initial learning rate of Muon (dense layers) and AdamW (the rest), falling to 0 along a cosine; from about a
-            thousand steps on 1e-3 may find more.
+        lr: initial learning rate of Muon (dense layers) and AdamW (the rest), falling to 0 along a cosine; with many
+            epochs 1e-3 may find more.
         batch_size: members a step, for datasets and tensors.
         seed: for the head's weights and all shuffling; the global random state is left alone.
         progress: called after each epoch with its number (from 1) and its mean loss.
