@@ -38,7 +38,8 @@ def membership_loss(logits: Tensor, members: int, smoothing: float = 0.0) -> Ten
     """
     inside, outside = logits[:members], logits[members:]
     plain = (F.softplus(-inside).mean() + F.softplus(outside).mean()) / 2
-    return plain + smoothing * (inside.mean() - outside.mean()) / 4
+    # Logits that are infinite must not become NaN by a share of nothing.
+    return plain + smoothing * (inside.mean() - outside.mean()) / 4 if smoothing else plain
 
 
 class _Scaled(torch.autograd.Function):

@@ -108,7 +108,7 @@ def test_sets_of_a_small_audit_made_on_the_spot(tmp_path):
     assert 0.25 < found["median p of 100 sets of 20 unseen images"] < 0.75
     assert found["share of them with p <= 0.01"] <= 0.06
     assert found["mean false discovery proportion at level 0.05, half members"] <= 0.05
-    assert 1 < found["samples that a verdict takes"] <= 50
+    assert 1 <= found["samples that a verdict takes"] <= 50
 
 
 def test_sets_of_a_run_need_its_data():
