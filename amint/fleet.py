@@ -72,8 +72,10 @@ class Fleet:
         """Open a fleet; models are read when they are needed.
 
         Raises:
-            UsageError: there is no fleet, not all of its models are trained, or a file is damaged.
+            UsageError: there is no fleet, not all of its models are trained, a file is damaged, or ``make_module`` is a
+                module.
         """
+        check_maker(make_module)
         fleet = open_design(Path(path), make_module)
         missing = fleet.untrained()
         if missing:
@@ -207,9 +209,8 @@ def open_design(path: Path, make_module: Callable[[], nn.Module]) -> Fleet:
     """A fleet, its models trained or not.
 
     Raises:
-        UsageError: there is none, a file is damaged or belongs to another fleet, or ``make_module`` is a module.
+        UsageError: there is none, or a file is damaged or belongs to another fleet.
     """
-    check_maker(make_module)
     if not (path / DESIGN).is_file():
         raise no_fleet(path)
     try:

@@ -116,8 +116,8 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
     an attack that was asked for by name did not run, or there are too few non-members for the metric, or too few pairs
     for a bound on epsilon above the limit. Figures that no control stands behind may be too low as well as too high:
     members that are harder than non-members hide what an attack finds of them. Of "all" attacks, those that read
-    reference models must run if there are any; without them, they are no part of the judgement. The
-    head that was trained in is not judged: finding members is its purpose, and no outsider has it.
+    reference models must run if there are any; without them, they are no part of the judgement. The head that was
+    trained in is not judged: finding members is its purpose, and no outsider has it.
 
     An attack that is reliably wrong finds members as well as one that is right: where the whole interval of its AUROC
     lies below 0.5, the AUROC of its scores turned round is judged too.

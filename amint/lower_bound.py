@@ -194,8 +194,9 @@ def _best(right: Callable[[int], int], m: int, guesses: int | None, delta: float
     bounds = []
     for r in tried:
         _check_counts(r, 0, m, delta)
-        value = epsilon_lower_bound(r, right(r), m, delta, 1 - level / len(tried))
-        bounds.append(EpsilonBound(value, r, right(r), m, delta, confidence))
+        correct = right(r)
+        value = epsilon_lower_bound(r, correct, m, delta, 1 - level / len(tried))
+        bounds.append(EpsilonBound(value, r, correct, m, delta, confidence))
     return max(bounds, key=lambda bound: bound.value)
 
 
