@@ -3,7 +3,8 @@
 Max pooling asks "is this detail anywhere near here?", which is what recognising one image needs; a head that flattens
 large maps instead was far worse. A map of so few places that there is nothing to pool is read whole, as the vector that
 it is: what tells one image from the next lies across places and channels there, and only whitened together do they show
-it. What all images have in common is most of what is pooled: normalised, what tells one from the next is as large.
+it. One with too many values for that is averaged to fewer places first. What all images have in common is most of what
+is pooled: normalised, what tells one from the next is as large.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from amint.errors import UsageError
 from amint.split import Layout, TapPoint
 from amint.whitening import Whitening
 
-__all__ = ["Branch", "TapSpec", "geometry", "tap_spec", "whitening_of"]
+__all__ = ["Branch", "TapSpec", "fits", "tap_spec", "whitening_of"]
 
 _MOST_WHITENED = 2_048
 # Places in each direction of a map that is small, and the square of it in tokens.
@@ -34,7 +35,7 @@ class TapSpec:
     Attributes:
         layout: of the tapped map.
         channels: of the tapped map.
-        positions: height and width, or tokens; none for a vector.
+        positions: height and width, or tokens, as they are read; none for a vector.
         whole: whether the map is read as one vector of ``values``, its place in the picture part of what a value means.
     """
 
@@ -70,7 +71,7 @@ class TapSpec:
         return x.flatten(1)
 
 
-def geometry(point: TapPoint) -> TapSpec:
+def _geometry(point: TapPoint) -> TapSpec:
     """What a tap gives, not to be read whole.
 
     Raises:
@@ -87,19 +88,39 @@ def geometry(point: TapPoint) -> TapSpec:
 
 
 def tap_spec(point: TapPoint, pool: int) -> TapSpec:
-    """What a branch reads of a tap, whole where there is nothing to pool and not too much to whiten.
+    """What a branch reads of a tap, whole where there is nothing to pool.
 
     Raises:
         UsageError: the tap's output has a shape no head can read.
     """
-    tap = geometry(point)
-    whole, most = replace(tap, whole=True), min(pool, _FEW)
+    tap, most = _geometry(point), min(pool, _FEW)
     small = max(tap.positions, default=0) <= (most if len(tap.positions) == 2 else most**2)
-    return whole if tap.positions and small and whole.values <= max(_MOST_WHITENED, tap.channels) else tap
+    return replace(tap, whole=True, positions=_coarse(tap)) if tap.positions and small else tap
+
+
+def _coarse(tap: TapSpec) -> tuple[int, ...]:
+    """As many places of a map as can be whitened together with all their channels, one if not even that."""
+    places = list(tap.positions)
+    while tap.channels * prod(places) > _MOST_WHITENED and max(places) > 1:
+        places[places.index(max(places))] -= 1
+    return tuple(places)
+
+
+def fits(tap: TapSpec, point: TapPoint) -> bool:
+    """Whether a branch reads what a tap gives: whether it reads it whole, and how finely, is up to the head.
+
+    Raises:
+        UsageError: the tap's output has a shape no head can read.
+    """
+    own = _geometry(point)
+    if not tap.whole:
+        return tap == own
+    finer = replace(tap, whole=False, positions=own.positions) == own
+    return finer and all(read <= given for read, given in zip(tap.positions, own.positions, strict=True))
 
 
 def whitening_of(tap: TapSpec) -> nn.Module:
-    """What whitens a map as the branch reads it; too many values stay as they are."""
+    """What whitens a map as the branch reads it; too many channels stay as they are."""
     if tap.values > _MOST_WHITENED:
         return nn.Identity()
     return Whitening(tap.values, 1 if tap.seen_as == "channels_first" else -1)

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from amint import signing
 from amint.architecture import Architecture
-from amint.branches import geometry
+from amint.branches import fits
 from amint.bundle_files import MANIFEST, SIGNATURE, WEIGHTS, check_replaceable, read_files, write_files
 from amint.bundle_manifest import VERSION, parse_manifest, sealed
 from amint.calibration import Calibration
@@ -224,8 +224,8 @@ def _check_values(bundle: Bundle) -> None:
     manifest, shape = bundle.manifest, bundle.input_shape
     if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > _MOST_INPUT:
         raise UsageError(f"the shape of an input is {list(shape)}")
-    # Whether a small map is read whole is up to the head: older ones do not.
-    if [geometry(point) for point in bundle.points] != [replace(tap, whole=False) for tap in bundle.head.taps]:
+    taps, points = bundle.head.taps, bundle.points
+    if len(taps) != len(points) or not all(fits(*pair) for pair in zip(taps, points, strict=True)):
         raise UsageError("its MINT head does not read what its taps give")
     check_preprocessing(bundle.preprocessing, shape)
     facts, libraries = manifest["facts"], manifest["libraries"]

@@ -144,6 +144,28 @@ def test_an_older_head_reads_small_maps_place_by_place(tmp_path):
     assert torch.equal(audit.score(x), loaded.score(x))
 
 
+class Wide(ToyNet):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Conv2d(16, 150, 3, padding=1)
+        self.classifier = nn.Linear(150, 4)
+
+
+def test_a_head_that_averages_a_small_map_to_fewer_places(tmp_path):
+    audit = audit_of(Wide(), split=("entry", "last"), calibration=0)
+    assert audit.head.config.taps[1].positions == (3, 4)
+    assert audit.points[1].shape == (150, 4, 4)
+    audit.calibrate(images(19))
+    path = audit.save(tmp_path / "a")
+    assert_same(audit, load(path, model=Wide()))
+    manifest = json.loads((path / MANIFEST).read_text())
+    for places in ([5, 4], [3, 4, 1]):
+        manifest["head"]["taps"][1]["positions"] = places
+        (path / MANIFEST).write_bytes(bundle_manifest.sealed(manifest))
+        with pytest.raises(BundleError):
+            load(path, model=Wide())
+
+
 def test_tied_weights_stay_tied(tmp_path):
     audit = audit_of(Tied())
     loaded = load(audit.save(tmp_path / "tied"), model=Tied())

@@ -117,37 +117,60 @@ def test_sizes_scale_with_the_tapped_channels():
     assert head_config([POINTS["vector"], POINTS["tokens"]]).width == (32, 32)
 
 
+# The places that are read as one vector, or None where a map is read place by place.
 SMALL = [
-    ((2_048, 1, 1), "channels_first", True),
-    ((4_096, 1, 1), "channels_first", True),
-    ((512, 2, 2), "channels_first", True),
-    ((128, 4, 4), "channels_first", True),
-    ((129, 4, 4), "channels_first", False),
-    ((8, 5, 4), "channels_first", False),
-    ((2, 3, 9), "channels_last", True),
-    ((2, 5, 9), "channels_last", False),
-    ((16, 128), "tokens", True),
-    ((17, 8), "tokens", False),
-    ((9,), "vector", False),
-    ((300,), "vector", False),
+    ((2_048, 1, 1), "channels_first", (1, 1)),
+    ((4_096, 1, 1), "channels_first", (1, 1)),
+    ((4_096, 2, 3), "channels_first", (1, 1)),
+    ((512, 2, 2), "channels_first", (2, 2)),
+    ((512, 3, 3), "channels_first", (2, 2)),
+    ((1_024, 2, 2), "channels_first", (1, 2)),
+    ((128, 4, 4), "channels_first", (4, 4)),
+    ((129, 4, 4), "channels_first", (3, 4)),
+    ((512, 4, 1), "channels_first", (4, 1)),
+    ((513, 4, 1), "channels_first", (3, 1)),
+    ((8, 5, 4), "channels_first", None),
+    ((2, 3, 9), "channels_last", (2, 3)),
+    ((3, 3, 512), "channels_last", (2, 2)),
+    ((2, 5, 9), "channels_last", None),
+    ((16, 128), "tokens", (16,)),
+    ((10, 384), "tokens", (5,)),
+    ((17, 8), "tokens", None),
+    ((9,), "vector", None),
+    ((300,), "vector", None),
 ]
 
 
-@pytest.mark.parametrize("shape, layout, whole", SMALL)
-def test_a_map_with_nothing_to_pool_is_read_whole(shape, layout, whole):
+@pytest.mark.parametrize("shape, layout, places", SMALL)
+def test_a_map_with_nothing_to_pool_is_read_whole(shape, layout, places):
     point = TapPoint("t", shape, layout, 0.5)
     config = head_config([point])
-    assert config.taps[0].whole == whole
-    values = torch.Size(shape).numel()
+    (tap,) = config.taps
+    whole = places is not None
+    assert tap.whole == whole
+    if whole:
+        assert tap.positions == places
     if whole or layout == "vector":
         head = MintHead(config)
+        values = tap.channels * torch.Size(places or ()).numel()
         assert config.width == (min(256, max(32, values)),)
         assert head.branches[0].first.in_features == values
         assert isinstance(head.whitening[0], Whitening) == (values <= 2_048)
+        assert head([torch.randn(3, *shape)]).shape == (3,)
     one_place = len(shape) == 3 and shape[1:] == (1, 1)
     # What is pooled to one place is small when it has one; more places than four each way are never few.
     assert head_config([point], HeadSize(pool=1)).taps[0].whole == one_place
     assert head_config([point], HeadSize(pool=8)).taps[0].whole == whole
+
+
+@pytest.mark.parametrize("layout, shape", [("channels_first", (1_024, 3, 3)), ("channels_last", (3, 3, 1_024))])
+def test_a_small_map_of_too_many_values_is_averaged_to_fewer_places(layout, shape):
+    (tap,) = head_config([TapPoint("t", shape, layout, 0.5)]).taps
+    assert tap.positions == (1, 2)
+    x = torch.randn(4, *shape)
+    columns = (x if layout == "channels_first" else x.movedim(-1, 1)).mean(dim=2)
+    expected = torch.stack([columns[..., :2].mean(dim=2), columns[..., 1:].mean(dim=2)], dim=2)
+    torch.testing.assert_close(tap.read(x), expected.flatten(1))
 
 
 @pytest.mark.parametrize(
