@@ -45,7 +45,7 @@ class Audit:
     Attributes:
         backbone: the audited model.
         points: where it is tapped, shallow to deep.
-        head: tapped maps -> membership logit.
+        head: tapped maps -> membership score.
         input_shape: one input without the batch dimension.
         records: what is known of the calibration samples, row by row, or None before :meth:`calibrate`.
         training: what is kept of training, for the controls.
@@ -91,7 +91,10 @@ class Audit:
         return parameter_share(self.head, self.backbone)
 
     def score(self, x: Tensor) -> Tensor:
-        """One MINT logit a sample, higher = more likely a member; the network runs only up to the deepest tap.
+        """One MINT score a sample, higher = more likely a member; the network runs only up to the deepest tap.
+
+        It is how near the head's answer comes to what it was told of members, log 9 = 2.2 at most (a head of an older
+        bundle, told other truth, gives its logit as it is: :mod:`amint.nearness`).
 
         Args:
             x: inputs ``[n, ...]``, preprocessed as in training, on any device, of any floating-point precision.
@@ -103,7 +106,7 @@ class Audit:
             NonFiniteError: some inputs hold NaN or infinity, or lead to them.
             UsageError: the model cannot take inputs of this shape or kind of number.
         """
-        return all_finite(self._reader().logits(x))
+        return all_finite(self._reader().scores(x))
 
     def read(self, x: Tensor) -> Reading:
         """What a verification reads of inputs ``[n, ...]``, the same for a row whatever rows come with it.
@@ -114,7 +117,7 @@ class Audit:
         return self._reader().read(x)
 
     def scores(self, source: Source) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """MINT logits of a loader, dataset or tensor of rows, float64 ``[n]``, in order.
+        """MINT scores of a loader, dataset or tensor of rows, float64 ``[n]``, in order.
 
         Raises:
             UsageError: the source yields nothing.
@@ -305,7 +308,7 @@ class Audit:
         return Reader(self.backbone, self.taps, self.head, self.input_shape)
 
     def measure(self, x: Tensor) -> dict[str, list[float]]:
-        """What a rebuilt model must reproduce on the probe: its MINT logits and its first outputs."""
+        """What a rebuilt model must reproduce on the probe: its MINT scores and its first outputs."""
         found = {"scores": self.score(x).tolist(), "outputs": first_outputs(self.backbone, x)}
         if not np.isfinite(found["outputs"]).all():
             raise NonFiniteError("the model's outputs on random inputs are NaN or infinite; look at its weights")

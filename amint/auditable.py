@@ -104,7 +104,7 @@ class Auditable(Audit):
         (logits, maps, members, views), self._step = self._step, None
         if task.numel() != 1:
             raise UsageError(f"audit.loss() needs one scalar loss, got shape {tuple(task.shape)}; average it first")
-        mint = membership_loss(logits, members + views)
+        mint = membership_loss(logits, members + views, self.head.config.smoothing)
         self._reach.confirm()
         total, scores = combined(task, mint), logits.mean(dim=1)
         if not bool(torch.isfinite(total)):

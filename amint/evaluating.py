@@ -21,7 +21,7 @@ Marks = NDArray[np.int64]
 
 
 def scored(score: Callable[[Tensor], Tensor], source: Source) -> tuple[NDArray[np.float64], Marks]:
-    """MINT logits ``[n]`` and fingerprints ``[n]`` of a loader, dataset or tensor of rows, in order, read once.
+    """MINT scores ``[n]`` and fingerprints ``[n]`` of a loader, dataset or tensor of rows, in order, read once.
 
     Raises:
         UsageError: the source yields nothing.

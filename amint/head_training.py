@@ -31,10 +31,6 @@ HEAD_EPOCHS, MEMBERS_ALONE = "head_epochs", "members_of_head_alone"
 
 # A map of one place and a thousand channels takes some ten thousand rows to be known.
 _STEPS_TO_WHITEN = 100
-# Rows that a head knows by heart have a loss and a gradient of next to nothing. Muon's steps are as long then as ever,
-# only into directions that mean nothing, and unseen rows get any score. With smoothed truth there is always an answer
-# to come nearer to.
-_SMOOTHING = 0.2
 _log = logging.getLogger("amint")
 
 
@@ -90,8 +86,6 @@ def train_head(
 ) -> None:
     """Train the head of an audit anew, and nothing else, with :func:`amint.head_optimizers`; the rate falls to 0.
 
-    The truth is smoothed (:func:`amint.losses.membership_loss`); what is noted and reported is the loss without that.
-
     It begins with new weights. One that learned while the network moved knows its rows by heart already: its loss, and
     what it could still learn of the network as it now stands, is next to nothing, and unseen rows look like members to
     it (Ash and Adams, "On warm-starting neural network training", 2020, find the same of whole networks). Its whitening
@@ -137,7 +131,7 @@ def train_head(
                 for batch in loader:
                     maps, inside = maps_of(inputs_of(batch).to(audit.device))
                     logits = audit.head.each(maps)
-                    loss = membership_loss(logits, inside, _SMOOTHING)
+                    loss = membership_loss(logits, inside, audit.head.config.smoothing)
                     if not bool(torch.isfinite(loss)):
                         raise NonFiniteError(
                             f"the MINT loss is {loss.item()}; look for NaN or infinity in the model's weights, or "
@@ -147,9 +141,8 @@ def train_head(
                     loss.backward()
                     for optimizer in optimizers:
                         optimizer.step()
-                    plain = membership_loss(logits.detach(), inside)
-                    history.add(mint_loss=plain, mint_accuracy=balanced_accuracy(logits.mean(dim=1), inside))
-                    losses.append(plain.item())
+                    history.add(mint_loss=loss, mint_accuracy=balanced_accuracy(logits.mean(dim=1), inside))
+                    losses.append(loss.item())
             if not losses:
                 raise UsageError(
                     "the members' loader yielded nothing; it must give the rows the model was trained on each time it "

@@ -1,11 +1,12 @@
-"""MINT heads: tapped maps -> one membership logit a sample; higher means more likely a member.
+"""MINT heads: tapped maps -> one membership score a sample; higher means more likely a member.
 
 One branch a tap (convolution or dense layer, adaptive max pooling, batch normalisation and a dense layer), the branches
 joined by two dense layers. What all images have in common is most of what a map holds, and of what is pooled: whitened
 and normalised, what tells one from the next is as large. Two rows, a member and another, are too few to normalise over.
 
 Several heads that learn apart agree on what they were taught and differ on what they were not, so that their mean knows
-strangers better than one of them does.
+strangers better than one of them does. Of all answers the one that members are told speaks most for a member; what is
+further is no member's either (:mod:`amint.nearness`).
 
 Source: aMINT (arXiv 2509.07879), section 3 and its published setups.
 """
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from amint.branches import Branch, TapSpec, tap_spec, whitening_of
 from amint.errors import UsageError
+from amint.nearness import nearness
 from amint.split import Layout, TapPoint, resolve_split
 from amint.whitening import whiten_by
 
@@ -41,6 +43,10 @@ _POSITION_AXES: dict[Layout, int] = {"channels_first": 2, "channels_last": 2, "t
 _MOST_UNITS = 65_536
 _MOST_HEADS = 64
 _MOST_PARAMETERS = 2**28
+# Rows that a head knows by heart have a loss and a gradient of next to nothing. Muon's steps are as long then as ever,
+# only into directions that mean nothing, and unseen rows get any score. With smoothed truth there is always an answer
+# to come nearer to.
+_SMOOTHING = 0.2
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class HeadSize:
         pool: side of the pooled map (maps: pool x pool cells; tokens: pool**2 cells).
         hidden: units of the dense layers.
         ensemble: so many heads of that size learn apart, each from initial weights of its own; the score is the mean of
-            their logits.
+            theirs.
 
     Raises:
         UsageError: a size is no whole number from 1 to 65,536, or the ensemble none from 1 to 64.
@@ -82,6 +88,7 @@ class HeadConfig:
         width, pool, hidden, ensemble: as in :class:`HeadSize`; the width has one entry a tap.
         normalised: whether what is pooled is normalised over the batch, while training, or by what it was then.
         whitened: whether maps are whitened first (:mod:`amint.whitening`), unless that would be of too many values.
+        smoothing: how much the truth that the head is told is smoothed (:func:`amint.losses.membership_loss`).
     """
 
     taps: tuple[TapSpec, ...]
@@ -91,6 +98,7 @@ class HeadConfig:
     ensemble: int = 1
     normalised: bool = True
     whitened: bool = True
+    smoothing: float = _SMOOTHING
 
     def refuse_huge(self) -> None:
         """Refuse to fill the memory.
@@ -118,7 +126,7 @@ class HeadConfig:
             UsageError: a field is missing, unknown or of the wrong type, or the head would be absurdly large.
         """
         try:
-            data = {"ensemble": 1, "normalised": False, "whitened": False, **data}
+            data = {"ensemble": 1, "normalised": False, "whitened": False, "smoothing": 0.0, **data}
             taps = tuple(TapSpec(**{**tap, "positions": tuple(tap["positions"])}) for tap in data["taps"])
             config = HeadConfig(**{**data, "taps": taps, "width": tuple(data["width"])})
             axes = all(len(tap.positions) == _POSITION_AXES[tap.layout] for tap in taps)
@@ -128,6 +136,7 @@ class HeadConfig:
             sound = sound and config.ensemble <= _MOST_HEADS
             flags = [config.normalised, config.whitened, *(tap.whole for tap in taps)]
             sound = sound and all(type(flag) is bool for flag in flags)
+            sound = sound and type(config.smoothing) is float and 0 <= config.smoothing < 1
             if not (taps and axes and sound and set(data) == set(asdict(config))):
                 raise ValueError(data)
             config.refuse_huge()
@@ -187,7 +196,7 @@ def _untrained(config: HeadConfig, seed: int) -> MintHead:
 
 
 class MintHead(nn.Module):
-    """Tapped maps, shallow to deep, each ``[n, ...]`` -> membership logits ``[n]`` in float32."""
+    """Tapped maps, shallow to deep, each ``[n, ...]`` -> membership scores ``[n]`` in float32."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -219,8 +228,8 @@ class MintHead(nn.Module):
         return logits.float()
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """One logit a sample, ``[n]``: the mean of the ensemble's."""
-        return self.each(maps).mean(dim=1)
+        """One score a sample, ``[n]``: how near the ensemble's answers are to what members are told, on average."""
+        return nearness(self.each(maps), self.config.smoothing).mean(dim=1)
 
 
 def parameter_share(head: nn.Module, backbone: nn.Module) -> float:

@@ -33,7 +33,7 @@ class Evidence:
     Attributes:
         path: the file's path inside the submission, or its row number.
         decision: ``used`` if the adjusted p-value is at most alpha.
-        score: MINT logit, higher = more likely used; None if it could not be judged.
+        score: MINT score, higher = more likely used; None if it could not be judged.
         p_value: chance of a score this high or higher for a sample that was not used.
         adjusted: the p-value after Benjamini-Hochberg over the submission.
         note: why it could not be judged, or what was done to the file before.

@@ -51,7 +51,7 @@ class Samples:
 
     Attributes:
         paths, hashes, notes: name of each, SHA-256 of its file or None, what was done to it, or "".
-        scores: float64 ``[m]``, MINT logits.
+        scores: float64 ``[m]``, MINT scores.
         marks: int64 ``[m]``, fingerprints of the inputs.
         looks: int64 ``[m]``, perceptual hashes, or None.
         confidence, classes: ``[m]``, or None unless the model is a classifier.
@@ -96,7 +96,7 @@ class Scale:
         return ConditionalCalibration(scores, np.asarray(self.records.classes))
 
     def p_values(self, samples: Samples) -> Floats:
-        """Conformal p-values of the MINT logits, ``[m]``."""
+        """Conformal p-values of the MINT scores, ``[m]``."""
         if self.by_class and samples.classes is not None:
             return self._conditional(self.records.scores).p_values(samples.scores, samples.classes, self.alpha)
         return Calibration(self.records.scores).p_values(samples.scores)

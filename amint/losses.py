@@ -28,9 +28,10 @@ def membership_loss(logits: Tensor, members: int, smoothing: float = 0.0) -> Ten
     Args:
         logits: ``[n]`` or ``[n, heads]``, the members' first.
         members: how many rows are members, between 1 and n - 1.
-        smoothing: half of this share of the truth is told the wrong way round, so that logits further from 0 than
-            log((2 - smoothing) / smoothing) cost something again (label smoothing; Szegedy et al., "Rethinking the
-            Inception Architecture", 2016, section 7).
+        smoothing: half of this share of the truth is told the wrong way round, so that the best answers are
+            log((2 - smoothing) / smoothing) to members and minus that to others, and further ones cost something again
+            (label smoothing; Szegedy et al., "Rethinking the Inception Architecture", 2016, section 7). From 0 to below
+            1.
 
     Returns:
         A scalar: the mean of the members' mean loss and the others' mean loss (without smoothing the MINT loss of arXiv

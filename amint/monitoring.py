@@ -51,7 +51,7 @@ class Recent:
         """These members against the external rows that were kept out of the stream.
 
         Args:
-            scores: rows -> MINT logits.
+            scores: rows -> MINT scores.
             stream: the external rows.
             alpha: false-alarm rate of the threshold, taken from those external rows, for the balanced accuracy.
 

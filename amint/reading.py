@@ -1,4 +1,4 @@
-"""What a verification reads of a model: MINT logits and, of a classifier, how sure it is of which class."""
+"""What a verification reads of a model: MINT scores and, of a classifier, how sure it is of which class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Reading:
     """One row a sample.
 
     Attributes:
-        scores: float64 ``[n]``, MINT logits.
+        scores: float64 ``[n]``, MINT scores.
         confidence: float64 ``[n]``, log of the largest class probability; None unless the model is a classifier.
         classes: int64 ``[n]``, the predicted class; None unless the model is a classifier.
     """
@@ -45,7 +45,7 @@ class Reader:
     Attributes:
         backbone: the audited model.
         taps: name -> module, shallow to deep.
-        head: tapped maps -> membership logit.
+        head: tapped maps -> membership score.
         input_shape: one input without the batch dimension.
     """
 
@@ -54,13 +54,13 @@ class Reader:
     head: MintHead
     input_shape: tuple[int, ...]
 
-    def logits(self, x: Tensor) -> Tensor:
-        """MINT logits ``[n]`` of inputs ``[n, ...]``; the network runs only up to the deepest tap.
+    def scores(self, x: Tensor) -> Tensor:
+        """MINT scores ``[n]`` of inputs ``[n, ...]``; the network runs only up to the deepest tap.
 
         Raises:
             UsageError: the model cannot take inputs of this shape or kind of number.
         """
-        return self._logits(x, lambda rows: (prefix(self.backbone, self.taps, rows), None))[0]
+        return self._run(x, lambda rows: (prefix(self.backbone, self.taps, rows), None))[0]
 
     def read(self, x: Tensor) -> Reading:
         """Everything, of inputs ``[n, ...]``: the same for a row whatever rows come with it.
@@ -76,15 +76,15 @@ class Reader:
         for rows in x.split(_ROWS):
             last = rows[-1:] if len(rows) else x.new_zeros(1, *x.shape[1:])
             padded = torch.cat([rows, last.expand(_ROWS - len(rows), *x.shape[1:])])
-            logits, output = self._logits(padded, lambda inputs: tapped(self.backbone, self.taps, inputs))
-            parts.append((logits[: len(rows)], _predictions(output, len(rows))))
-        scores = all_finite(torch.cat([logits for logits, _ in parts])).double().cpu().numpy()
-        predicted = [found for _, found in parts if found is not None]
+            found, output = self._run(padded, lambda inputs: tapped(self.backbone, self.taps, inputs))
+            parts.append((found[: len(rows)], _predictions(output, len(rows))))
+        scores = all_finite(torch.cat([found for found, _ in parts])).double().cpu().numpy()
+        predicted = [prediction for _, prediction in parts if prediction is not None]
         if len(predicted) < len(parts):
             return Reading(scores)
         return Reading(scores, *(np.concatenate(column) for column in zip(*predicted, strict=True)))
 
-    def _logits(self, x: Tensor, run: Callable[[Tensor], tuple[Sequence[Tensor], Any]]) -> tuple[Tensor, Any]:
+    def _run(self, x: Tensor, run: Callable[[Tensor], tuple[Sequence[Tensor], Any]]) -> tuple[Tensor, Any]:
         """The head on what ``run`` finds at the taps, and the model's output as far as it has one."""
         x = like_weights(self.backbone, x)
         weight = shown_weight(self.backbone)
@@ -107,19 +107,19 @@ class Reader:
                 ) from error
 
 
-def all_finite(logits: Tensor) -> Tensor:
-    """The same MINT logits ``[n]``.
+def all_finite(scores: Tensor) -> Tensor:
+    """The same MINT scores ``[n]``.
 
     Raises:
         NonFiniteError: some are NaN or infinite.
     """
-    broken = (~torch.isfinite(logits)).nonzero().flatten().tolist()
+    broken = (~torch.isfinite(scores)).nonzero().flatten().tolist()
     if broken:
         raise NonFiniteError(
-            f"{len(broken)} of {len(logits)} scores are not finite (rows {broken[:5]}); look for NaN or infinity "
+            f"{len(broken)} of {len(scores)} scores are not finite (rows {broken[:5]}); look for NaN or infinity "
             "in these inputs, or in the model's weights"
         )
-    return logits
+    return scores
 
 
 def _predictions(output: Any, first: int) -> Predictions | None:

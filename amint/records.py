@@ -42,7 +42,7 @@ class CalibrationRecords:
     """One row a calibration sample, in the order given.
 
     Attributes:
-        scores: float64 ``[n]``, MINT logits.
+        scores: float64 ``[n]``, MINT scores.
         marks: int64 ``[n]``, fingerprints of the content.
         blind: float32 ``[n, f]``, statistics that know nothing of the model (:mod:`amint.blind`).
         hashes: int64 ``[n]``, perceptual hashes; None unless the inputs are images.
@@ -126,7 +126,7 @@ class TrainingRecords:
     Attributes:
         external_marks: int64 ``[m]``, fingerprints of the external rows; None if there were none.
         external_hashes: int64 ``[m]``, their perceptual hashes; None unless they are images.
-        member_scores: float64 ``[k]``, MINT logits of members given to :meth:`amint.Audit.evaluate`; None before.
+        member_scores: float64 ``[k]``, MINT scores of members given to :meth:`amint.Audit.evaluate`; None before.
     """
 
     external_marks: NDArray[np.int64] | None = None

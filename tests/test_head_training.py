@@ -81,7 +81,7 @@ def test_rows_that_are_known_by_heart_are_not_pushed_further():
     audit.train_head(X, epochs=120, batch_size=8)
     audit.head.train()
     with torch.no_grad():
-        logits = audit.head(prefix(audit.backbone, audit.taps, torch.cat([X, EXTERNAL])))
+        logits = audit.head.each(prefix(audit.backbone, audit.taps, torch.cat([X, EXTERNAL])))
     assert 1.2 < logits[: len(X)].median() < 3.5
     assert -3.5 < logits[len(X) :].median() < -1.2
 

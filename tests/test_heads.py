@@ -57,8 +57,8 @@ def test_a_vector_of_one_or_two_values_is_read_for_what_it_says(values):
         membership_loss(head.each([x.flip(0)]), 100).backward()
         optimizer.step()
     with torch.no_grad():
-        logits = head.eval()([x])
-        assert torch.allclose(head([x[:1]]), logits[:1])
+        logits = head.eval().each([x]).squeeze(1)
+        assert torch.allclose(head.each([x[:1]]).squeeze(1), logits[:1])
     assert (logits > 0).tolist()[:90] == [False] * 90
     assert (logits > 0).tolist()[110:] == [True] * 90
 

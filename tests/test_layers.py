@@ -110,6 +110,7 @@ SHARED = ARRAYS | {
     "merkle",
     "meters",
     "near_groups",
+    "nearness",
     "origin",
     "perceptual",
     "posteriors",

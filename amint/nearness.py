@@ -1,0 +1,32 @@
+"""How near a head's answer is to the one that members are told.
+
+A head that is told smoothed truth (:func:`amint.losses.membership_loss`) gives its members nearly the same answer, and
+most strangers a lower one. Some get a higher one, which no member got either; taken as it is, it was the highest score
+of all.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["nearness"]
+
+# A step too far counts half of a step too short: there are fewer strangers on that side.
+_BEYOND = 0.5
+
+
+def nearness(logits: Tensor, smoothing: float) -> Tensor:
+    """The logits up to the best answer to a member, log((2 - smoothing) / smoothing), and falling again beyond it.
+
+    Args:
+        logits: of any shape.
+        smoothing: from 0 to below 1, as in :func:`amint.losses.membership_loss`; without any the best answer is
+            infinite, and all stay as they are.
+    """
+    if not smoothing:
+        return logits
+    best = math.log((2 - smoothing) / smoothing)
+    return torch.minimum(logits, best - _BEYOND * (logits - best))
