@@ -228,7 +228,7 @@ def _failures(target: Target, batch: tuple[Tensor, Tensor], needs: Set[str]) -> 
 
 def _ends_all(failures: Mapping[str, Exception], needs: Set[str]) -> bool:
     """Whether nothing is left to compare; the MINT head reads no outputs, and alone it does not make a comparison."""
-    return set(failures) >= needs - {"mint_score"}
+    return set(failures) >= needs - {"mint_logit"}
 
 
 def _extracted(target: Target, batches: _Counted, needs: Set[str], cache: str | Path | None) -> Signals:

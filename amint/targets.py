@@ -56,11 +56,11 @@ class Target(Protocol):
 class AuditedModel:
     """A model with its MINT head, the same for a row whatever rows come with it.
 
-    ``mint_score`` is float64 ``[n]``; ``max_logprob``, float64 ``[n]``, and ``predicted``, the class, int64 ``[n]``,
-    are NaN and -1 unless the model is a classifier.
+    ``mint_logit``, the MINT score, is float64 ``[n]``; ``max_logprob``, float64 ``[n]``, and ``predicted``, the class,
+    int64 ``[n]``, are NaN and -1 unless the model is a classifier.
     """
 
-    provides = frozenset({"mint_score", "max_logprob", "predicted"})
+    provides = frozenset({"mint_logit", "max_logprob", "predicted"})
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
@@ -70,7 +70,7 @@ class AuditedModel:
         reading = self._audit.read(inputs_of(batch))
         n = len(reading.scores)
         columns = {
-            "mint_score": reading.scores,
+            "mint_logit": reading.scores,
             "max_logprob": np.full(n, np.nan) if reading.confidence is None else reading.confidence,
             "predicted": np.full(n, -1) if reading.classes is None else reading.classes,
         }
@@ -95,7 +95,7 @@ class ClassifierTarget:
                                                            linear layer, of all parameters, and of each
     ``activations``                                        float32 ``[n, d]``, channel means of the taps side by side
     ``maps``                                               float16 ``[n, c, h, w]``, the deepest tap, at most 8 x 8
-    ``mint_score``                                         float64 ``[n]``, of the audit
+    ``mint_logit``                                         float64 ``[n]``, of the audit
     ====================================================== =============================================================
 
     Memory grows with samples, not with classes, except for ``gradient``. Kernels choose another order of summation for
@@ -103,7 +103,7 @@ class ClassifierTarget:
 
     Args:
         model: inputs ``[n, ...]`` -> logits ``[n, c]``, c >= 2.
-        audit: an audit of this very model, for ``mint_score``.
+        audit: an audit of this very model, for ``mint_logit``.
         taps: where to read ``activations`` and ``maps``, as in :func:`amint.split.resolve_split`; None for the audit's
             taps if there is one, else nowhere.
         classes: how many classes there have to be, if that is known.
@@ -133,7 +133,7 @@ class ClassifierTarget:
         provides = {"label"} | _NORMS | POSTERIORS | QUERIED
         provides |= _LINEAR if any(isinstance(m, nn.Linear) for m in model.modules()) else set()
         provides |= _TAPPED if audit is not None or taps is not None else set()
-        self.provides = frozenset(provides | ({"mint_score"} if audit is not None else set()))
+        self.provides = frozenset(provides | ({"mint_logit"} if audit is not None else set()))
 
     @property
     def model(self) -> nn.Module:
@@ -184,12 +184,12 @@ class ClassifierTarget:
             raise UsageError(
                 f"{sorted(needs & _LABELLED)} need labels, but the loader yielded inputs only; let it yield (x, label)"
             )
-        if needs <= {"mint_score"}:
-            return _mint_score(self._audit, x) if self._audit is not None and needs else {}
+        if needs <= {"mint_logit"}:
+            return _mint_logit(self._audit, x) if self._audit is not None and needs else {}
         with _undisturbed(self._model):
             columns = {name: column.cpu().numpy() for name, column in self._columns(x, labels, needs).items()}
-        if self._audit is not None and "mint_score" in needs:
-            columns |= _mint_score(self._audit, x)
+        if self._audit is not None and "mint_logit" in needs:
+            columns |= _mint_logit(self._audit, x)
         return {name: columns[name] for name in needs & self.provides}
 
     def count_classes(self, batch: Any) -> int:
@@ -258,8 +258,8 @@ def labels_of(batch: Any) -> Tensor | None:
     return batch[1] if pair else None
 
 
-def _mint_score(audit: Audit, x: Tensor) -> Columns:
-    return {"mint_score": audit.read(x).scores}
+def _mint_logit(audit: Audit, x: Tensor) -> Columns:
+    return {"mint_logit": audit.read(x).scores}
 
 
 def _audit_digest(audit: Audit) -> str:

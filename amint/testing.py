@@ -87,7 +87,7 @@ def fake_signals(
         return found[0] | views
 
     columns = outputs(is_member) | _white_box(generator, is_member, gain)
-    columns |= {"label": label, "mint_score": generator.normal(gain * is_member, 1), "reference_in": inside}
+    columns |= {"label": label, "mint_logit": generator.normal(gain * is_member, 1), "reference_in": inside}
     columns |= _gradients(columns, label)
     references = [outputs(inside[:, j]) for j in range(k)]
     for name in references[0] if references else ():

@@ -46,13 +46,13 @@ def test_the_score_is_the_logit(overfitted):
 def test_a_higher_logit_is_a_higher_score(logits, data):
     column = np.array(logits, np.float32)
     i, j = data.draw(st.tuples(*[st.integers(0, len(logits) - 1)] * 2))
-    scores = Mint().score(Signals({"mint_score": column}))
+    scores = Mint().score(Signals({"mint_logit": column}))
     assert scores.shape == column.shape
     assert (scores[i] < scores[j]) == (column[i] < column[j])
 
 
 def test_fit_learns_nothing_more():
-    known = Signals({"mint_score": np.array([3.0, -1.0, 0.5])})
+    known = Signals({"mint_logit": np.array([3.0, -1.0, 0.5])})
     attack = Mint()
     before = attack.score(known)
     assert attack.fit(known, np.array([False, True, True])) is attack
@@ -60,6 +60,6 @@ def test_fit_learns_nothing_more():
 
 
 def test_it_needs_its_signal():
-    assert Mint.needs == {"mint_score"}
-    with pytest.raises(UsageError, match="no signal 'mint_score' here"):
+    assert Mint.needs == {"mint_logit"}
+    with pytest.raises(UsageError, match="no signal 'mint_logit' here"):
         Mint().score(Signals({"loss": np.zeros(3)}))

@@ -117,7 +117,7 @@ def look(net, x, y):
         "gradient": gradient.half(),
         "gradient_norm": gradient.norm(dim=1),
         "gradient_norms": gradient.norm(dim=1, keepdim=True),
-        "mint_score": columns["scaled_logit"],
+        "mint_logit": columns["scaled_logit"],
     }
     return {name: column.numpy() for name, column in seen.items()}
 

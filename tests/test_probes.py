@@ -85,7 +85,7 @@ def test_tokens_lie_on_a_grid_without_the_class_token():
 
 def test_a_network_without_a_linear_end():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert not ClassifierTarget(model).provides & {"features", "gradient", "activations", "maps", "mint_score"}
+    assert not ClassifierTarget(model).provides & {"features", "gradient", "activations", "maps", "mint_logit"}
     inside = nn.Sequential(
         nn.Flatten(), nn.Linear(768, 9), nn.Unflatten(1, (1, 3, 3)), nn.Conv2d(1, 4, 3), nn.Flatten()
     )

@@ -205,7 +205,7 @@ def test_audits_are_cached_by_their_head(tmp_path):
     audit, other = audit_of(), audit_of()
     with torch.no_grad():
         next(other.head.parameters()).add_(0.5)
-    found = [extract_cached(AuditedModel(a), [images(4)], {"mint_score"}, tmp_path) for a in (audit, other, audit)]
+    found = [extract_cached(AuditedModel(a), [images(4)], {"mint_logit"}, tmp_path) for a in (audit, other, audit)]
     assert same(found[0], found[2])
     assert not same(found[0], found[1])
 
@@ -378,7 +378,7 @@ def test_targets_of_other_classes_or_attributes_do_not_share_files(tmp_path):
         lambda: Multiplied(audit, 5.0),
     ]
     for make in kinds:
-        needs = {"mint_score"} if isinstance(make(), AuditedModel) else {"logprob"}
+        needs = {"mint_logit"} if isinstance(make(), AuditedModel) else {"logprob"}
         assert same(extract_cached(make(), batches(), needs, tmp_path), extract(make(), batches(), needs))
         assert make().identity() == make().identity()
     assert len({make().identity() for make in kinds}) == len(kinds)

@@ -106,8 +106,8 @@ def test_no_rows_give_empty_columns():
 
 def test_what_a_target_does_not_provide_is_refused_before_the_pass():
     target = Counting()
-    with pytest.raises(UsageError, match=r"\['loss', 'mint_score'\]; it provides \['largest', 'per_pixel'"):
-        extract(target, [images(2)], {"total", "mint_score", "loss"})
+    with pytest.raises(UsageError, match=r"\['loss', 'mint_logit'\]; it provides \['largest', 'per_pixel'"):
+        extract(target, [images(2)], {"total", "mint_logit", "loss"})
     assert target.asked == []
 
 
@@ -123,12 +123,12 @@ def test_a_signal_that_is_not_there():
         Signals({"b": np.zeros(1), "a": np.zeros(1)})["loss"]
 
 
-def test_the_audited_model_provides_its_mint_score():
+def test_the_audited_model_provides_its_mint_logit():
     audit = audit_of()
     x = images(6)
-    signals = extract(AuditedModel(audit), x.split(4), {"mint_score"})
-    assert signals["mint_score"].dtype == np.float64
-    np.testing.assert_array_equal(signals["mint_score"], audit.read(x).scores)
+    signals = extract(AuditedModel(audit), x.split(4), {"mint_logit"})
+    assert signals["mint_logit"].dtype == np.float64
+    np.testing.assert_array_equal(signals["mint_logit"], audit.read(x).scores)
     assert AuditedModel(audit).measure(x, frozenset()) == {}
 
 
@@ -158,8 +158,8 @@ def test_any_number_of_signals_costs_one_pass_over_the_data_and_one_of_the_model
 
 def test_audits_read_labelled_batches_too():
     audit, x = audit_of(), images(6)
-    with_labels = extract(AuditedModel(audit), [(x, torch.zeros(6))], {"mint_score"})
-    np.testing.assert_array_equal(with_labels["mint_score"], audit.read(x).scores)
+    with_labels = extract(AuditedModel(audit), [(x, torch.zeros(6))], {"mint_logit"})
+    np.testing.assert_array_equal(with_labels["mint_logit"], audit.read(x).scores)
 
 
 @pytest.mark.parametrize("rows", [images(3), TensorDataset(images(3))], ids=["tensor", "dataset"])

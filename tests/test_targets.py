@@ -26,7 +26,7 @@ def test_every_column_has_its_shape_and_type():
     assert set(columns) == target.provides
     shapes = {name: (column.dtype.name, column.shape) for name, column in columns.items()}
     assert shapes == {
-        **dict.fromkeys(SCALARS | {"mint_score", "gradient_norm"}, ("float64", (6,))),
+        **dict.fromkeys(SCALARS | {"mint_logit", "gradient_norm"}, ("float64", (6,))),
         **dict.fromkeys(("logprob_queries", "scaled_logit_queries"), ("float64", (6, 5))),
         "top3": ("float64", (6, 3)),
         "label": ("int64", (6,)),
@@ -105,17 +105,17 @@ def test_target_and_reference_see_the_same_views():
     np.testing.assert_array_equal(columns["logprob_queries"][:, 0], columns["logprob"])
 
 
-def test_the_mint_score_is_the_audits_to_the_bit():
+def test_the_mint_logit_is_the_audits_to_the_bit():
     audit, x = audit_of(), images(6)
-    found = [t.measure((x, labels(6)), {"mint_score"}) for t in (AuditedModel(audit), everything(audit.backbone))]
-    np.testing.assert_array_equal(found[0]["mint_score"], audit.read(x).scores)
+    found = [t.measure((x, labels(6)), {"mint_logit"}) for t in (AuditedModel(audit), everything(audit.backbone))]
+    np.testing.assert_array_equal(found[0]["mint_logit"], audit.read(x).scores)
     target = ClassifierTarget(audit.backbone, audit=audit)
-    np.testing.assert_array_equal(target.measure(x, {"mint_score", "entropy"})["mint_score"], audit.read(x).scores)
+    np.testing.assert_array_equal(target.measure(x, {"mint_logit", "entropy"})["mint_logit"], audit.read(x).scores)
 
 
 def test_what_reads_no_label_needs_none():
     target, x = everything(), images(5)
-    free = {"max_logprob", "entropy", "top3", "features", "activations", "maps", "mint_score"}
+    free = {"max_logprob", "entropy", "top3", "features", "activations", "maps", "mint_logit"}
     with_labels = target.measure((x, labels(5)), free)
     for name, column in target.measure(x, free).items():
         np.testing.assert_array_equal(column, with_labels[name])
@@ -189,7 +189,7 @@ def test_an_audit_of_another_model():
 def test_audits_and_taps_add_what_they_can_show():
     plain = ClassifierTarget(ToyNet()).provides
     assert ClassifierTarget(ToyNet(), taps="middle").provides - plain == {"activations", "maps"}
-    assert everything().provides - plain == {"activations", "maps", "mint_score"}
+    assert everything().provides - plain == {"activations", "maps", "mint_logit"}
 
 
 def test_a_target_shows_its_model_and_audit_and_nobody_can_exchange_them():

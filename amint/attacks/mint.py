@@ -18,7 +18,7 @@ class Mint:
     """Score = MINT score; there is nothing left to fit after training."""
 
     name = "mint"
-    needs = frozenset({"mint_score"})
+    needs = frozenset({"mint_logit"})
 
     def fit(self, known: Signals, is_member: np.ndarray[Any, np.dtype[np.bool_]]) -> Self:  # noqa: ARG002
         """Nothing to learn."""
@@ -26,4 +26,4 @@ class Mint:
 
     def score(self, signals: Signals) -> np.ndarray[Any, np.dtype[np.float64]]:
         """``[n]``, higher = more likely a member."""
-        return np.asarray(signals["mint_score"], np.float64)
+        return np.asarray(signals["mint_logit"], np.float64)
