@@ -38,9 +38,13 @@ def membership_loss(logits: Tensor, members: int, smoothing: float = 0.0) -> Ten
         2509.07879, section 3, for any ratio of the two).
     """
     inside, outside = logits[:members], logits[members:]
-    plain = (F.softplus(-inside).mean() + F.softplus(outside).mean()) / 2
-    # Logits that are infinite must not become NaN by a share of nothing.
-    return plain + smoothing * (inside.mean() - outside.mean()) / 4 if smoothing else plain
+    return (_told(inside, smoothing / 2) + _told(-outside, smoothing / 2)) / 2
+
+
+def _told(logits: Tensor, wrong: float) -> Tensor:
+    """Mean loss of logits that are told to be above 0, but for a share of the truth; infinite ones never give NaN."""
+    right = F.softplus(-logits).mean()
+    return (1 - wrong) * right + wrong * F.softplus(logits).mean() if wrong else right
 
 
 class _Scaled(torch.autograd.Function):

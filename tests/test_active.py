@@ -129,6 +129,16 @@ def test_membership_loss_weighs_members_and_others_alike(n, k, seed, smoothing):
     torch.testing.assert_close(membership_loss(logits, n, smoothing), (each[:n].mean() + each[n:].mean()) / 2)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("row, sign", [(0, 1), (0, -1), (2, 1), (2, -1)])
+def test_infinite_logits_do_not_make_the_loss_nan(smoothing, row, sign):
+    logits = torch.zeros(4)
+    logits[row] = sign * float("inf")
+    right = (row < 2) == (sign > 0)
+    assert bool(membership_loss(logits, 2, smoothing).isfinite()) == (right and not smoothing)
+    assert not bool(membership_loss(logits, 2, smoothing).isnan())
+
+
 def test_last_tells_the_parts_of_the_loss():
     model = Net()
     audit = amint.attach(model, external=EXTERNAL, balance=amint.Weighted(task=2, mint=5))

@@ -309,7 +309,7 @@ def found(whitened, seed):
         membership_loss(one.each([x[rows]]), int(labels[rows].sum())).backward()
         optimizer.step()
     with torch.no_grad():
-        return float(((one.eval()([x]) > 0) == labels).float().mean())
+        return float(((one.eval().each([x]).squeeze(1) > 0) == labels).float().mean())
 
 
 def learned_across_places(whole):
@@ -333,7 +333,7 @@ def learned_across_places(whole):
         membership_loss(one.each([x[rows]]), 64).backward()
         optimizer.step()
     with torch.no_grad():
-        return float(((one.eval()([x]) > 0) == labels).float().mean())
+        return float(((one.eval().each([x]).squeeze(1) > 0) == labels).float().mean())
 
 
 def test_a_small_map_tells_most_across_its_places():
