@@ -93,8 +93,8 @@ class Audit:
     def score(self, x: Tensor) -> Tensor:
         """One MINT score a sample, higher = more likely a member; the network runs only up to the deepest tap.
 
-        It is how near the head's answer comes to what it was told of members, log 9 = 2.2 at most (a head of an older
-        bundle, told other truth, gives its logit as it is: :mod:`amint.nearness`).
+        It is how near the head's answer comes to what it was told of members, log 9 = 2.2 at most (a head whose
+        bundle does not say what that was gives its logit: :mod:`amint.nearness`).
 
         Args:
             x: inputs ``[n, ...]``, preprocessed as in training, on any device, of any floating-point precision.

@@ -212,6 +212,7 @@ class Auditable(Audit):
         """Everything needed to resume: head, position in the external data, balance, roles."""
         return {
             "head": head_weights(self.head),
+            "head_config": self.head.config.to_json(),
             "stream": self.mixture.stream.state_dict(),
             "balance": getattr(self.balance, "state_dict", dict)(),
             "ledger": self.ledger.state_dict(),
@@ -225,13 +226,20 @@ class Auditable(Audit):
         """Restore what :meth:`state_dict` gave, into an audit attached with the same arguments.
 
         Raises:
-            UsageError: the run was started with another commitment, or with none; or this is no state of an audit.
+            UsageError: the run was started with another commitment, or with none; or this is no state of an audit, or
+                of one with another head.
         """
         if lacking := self.state_dict().keys() - state.keys():
             raise UsageError(
                 f"this is no state of an audit: it lacks {', '.join(sorted(lacking))}; pass audit.state_dict()"
             )
         check_same(state["commitment"], self.facts.get("commitment"))
+        own = self.head.config.to_json()
+        if differing := sorted(name for name in own if state["head_config"].get(name) != own[name]):
+            raise UsageError(
+                f"this state is of another MINT head, which differs in {', '.join(differing)}; attach one with the "
+                "same arguments"
+            )
         load_head_weights(self.head, state["head"])
         self.mixture.stream.load_state_dict(state["stream"])
         if hasattr(self.balance, "load_state_dict"):

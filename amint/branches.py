@@ -113,10 +113,10 @@ def fits(tap: TapSpec, point: TapPoint) -> bool:
         UsageError: the tap's output has a shape no head can read.
     """
     own = _geometry(point)
-    if not tap.whole:
+    if not tap.whole or len(tap.positions) != len(own.positions):
         return tap == own
-    finer = replace(tap, whole=False, positions=own.positions) == own
-    return finer and all(read <= given for read, given in zip(tap.positions, own.positions, strict=True))
+    finer = all(read <= given for read, given in zip(tap.positions, own.positions, strict=True))
+    return finer and replace(tap, whole=False, positions=own.positions) == own
 
 
 def whitening_of(tap: TapSpec) -> nn.Module:

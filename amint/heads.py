@@ -5,8 +5,8 @@ joined by two dense layers. What all images have in common is most of what a map
 and normalised, what tells one from the next is as large. Two rows, a member and another, are too few to normalise over.
 
 Several heads that learn apart agree on what they were taught and differ on what they were not, so that their mean knows
-strangers better than one of them does. Of all answers the one that members are told speaks most for a member; what is
-further is no member's either (:mod:`amint.nearness`).
+strangers better than one of them does. Of all answers the one that members are told speaks most for a
+member (:mod:`amint.nearness`).
 
 Source: aMINT (arXiv 2509.07879), section 3 and its published setups.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["StepLosses", "membership_loss", "scaled_gradient", "what_is_not_finite"]
+
+_GUESSING = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class StepLosses:
 def membership_loss(logits: Tensor, members: int, smoothing: float = 0.0) -> Tensor:
     """Binary cross-entropy of membership logits, members and non-members weighted alike.
 
+    Guessing costs ln 2 and the best answers nothing, with smoothed truth, too: a balance that goes by how far a loss
+    has fallen must not take what cannot be learned for what is learned slowly.
+
     Args:
         logits: ``[n]`` or ``[n, heads]``, the members' first.
         members: how many rows are members, between 1 and n - 1.
@@ -37,8 +43,13 @@ def membership_loss(logits: Tensor, members: int, smoothing: float = 0.0) -> Ten
         A scalar: the mean of the members' mean loss and the others' mean loss (without smoothing the MINT loss of arXiv
         2509.07879, section 3, for any ratio of the two).
     """
-    inside, outside = logits[:members], logits[members:]
-    return (_told(inside, smoothing / 2) + _told(-outside, smoothing / 2)) / 2
+    wrong = smoothing / 2
+    told = (_told(logits[:members], wrong) + _told(-logits[members:], wrong)) / 2
+    if not wrong:
+        return told
+    least = -(wrong * math.log(wrong) + (1 - wrong) * math.log(1 - wrong))
+    # Rounding may leave a loss a little below the least one, and balances divide losses and take powers of them.
+    return (told - least).clamp_min(0) * (_GUESSING / (_GUESSING - least))
 
 
 def _told(logits: Tensor, wrong: float) -> Tensor:

@@ -1,8 +1,8 @@
 """How near a head's answer is to the one that members are told.
 
-A head that is told smoothed truth (:func:`amint.losses.membership_loss`) gives its members nearly the same answer, and
-most strangers a lower one. Some get a higher one, which no member got either; taken as it is, it was the highest score
-of all.
+A head that is told smoothed truth (:func:`amint.losses.membership_loss`) gives its members answers close around the
+best one, and most strangers lower ones. Some strangers get one further beyond it than members do; taken as it is, that
+was the highest score of all.
 """
 
 from __future__ import annotations

@@ -57,8 +57,7 @@ def register(
             epochs 1e-3 may find more.
         batch_size: members a step, for datasets and tensors.
         seed: for the head's weights and all shuffling; the global random state is left alone.
-        progress: called after each epoch with its number (from 1) and its mean loss, 0.69 for guessing and 0.33 at best
-            (:func:`amint.losses.membership_loss`).
+        progress: called after each epoch with its number (from 1) and its mean loss.
         commitment: as in :func:`amint.attach`; one made after the model was trained promises nothing about that
             training.
 

@@ -58,7 +58,7 @@ def train(network: nn.Module, audit: amint.Auditable, told: Rows, kept: Rows, ep
 
 
 def signals(audit: amint.Audit, x: Tensor, y: Tensor) -> dict[str, np.ndarray[Any, Any]]:
-    """What may show membership, one number a sample: the head's logit, the largest log-probability, minus the loss."""
+    """What may show membership, one number a sample: the head's score, the largest log-probability, minus the loss."""
     with torch.no_grad():
         log = torch.cat([audit.backbone(rows) for rows in x.split(256)]).double().log_softmax(1).cpu()
     own = log[torch.arange(len(log)), y.cpu()]

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_training_gives_members_rows_and_evaluation_the_plain_output(trunk_gradi
         assert torch.equal(model(x=X), plain(x=X))
 
 
-def test_scores_are_the_heads_logits_and_the_pass_ends_at_the_deepest_tap():
+def test_scores_are_the_heads_and_the_pass_ends_at_the_deepest_tap():
     model = Net(norm=True, dropout=0.3)
     audit = amint.attach(model, external=EXTERNAL, split="a")
     later = []
@@ -126,7 +127,22 @@ def test_membership_loss_weighs_members_and_others_alike(n, k, seed, smoothing):
     logits = 5 * torch.randn(n + k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     truth = torch.cat([torch.ones(n), torch.zeros(k)]).double() * (1 - smoothing) + smoothing / 2
     each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    torch.testing.assert_close(membership_loss(logits, n, smoothing), (each[:n].mean() + each[n:].mean()) / 2)
+    whole, guessing = (each[:n].mean() + each[n:].mean()) / 2, math.log(2)
+    least = float(torch.distributions.Bernoulli(torch.tensor(smoothing / 2, dtype=torch.float64)).entropy())
+    expected = (whole - least) * guessing / (guessing - least)
+    torch.testing.assert_close(membership_loss(logits, n, smoothing), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1e-3, 0.2, 0.9])
+def test_guessing_costs_ln_2_and_the_best_answers_nothing(smoothing):
+    """Balances that go by how far a loss has fallen are told the same of smoothed truth as of any other."""
+    assert float(membership_loss(torch.zeros(6).double(), 2, smoothing)) == pytest.approx(math.log(2))
+    best = math.log((2 - smoothing) / smoothing) if smoothing else 100.0
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.tensor([best, best, -best], dtype=dtype)
+        assert 0 <= float(membership_loss(logits, 2, smoothing)) < 1e-5
+        for further in (0.8, 1.2):
+            assert (float(membership_loss(further * logits, 2, smoothing)) > 1e-4) == (smoothing > 0)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -85,6 +85,15 @@ def test_what_is_no_state_is_refused():
     assert audit.state_dict()["counts"] == before["counts"] == {"steps": 0}
 
 
+def test_a_state_of_a_head_that_was_told_other_truth_is_refused():
+    """Its weights would fit, and its scores be wrong."""
+    _, audit = attached(1.0)
+    state = audit.state_dict()
+    state["head_config"] = state["head_config"] | {"smoothing": 0.0}
+    with pytest.raises(UsageError, match=r"of another MINT head, which differs in smoothing; attach one with the same"):
+        audit.load_state_dict(state)
+
+
 @each
 def test_paused_passes_are_plain(trunk_gradient):
     model, audit = attached(trunk_gradient)

@@ -34,7 +34,7 @@ def test_an_untrained_head_knows_nothing():
     assert 0.4 < auroc(np.r_[members, unseen], np.r_[np.ones(300), np.zeros(300)]) < 0.6
 
 
-def test_the_score_is_the_logit(overfitted):
+def test_the_score_is_the_heads(overfitted):
     [scores] = scores_of(overfitted, images(5))
     np.testing.assert_array_equal(scores, overfitted.read(images(5)).scores)
     # A batch of another size is summed in another order.
@@ -43,7 +43,7 @@ def test_the_score_is_the_logit(overfitted):
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=2), st.data())
-def test_a_higher_logit_is_a_higher_score(logits, data):
+def test_a_higher_signal_is_a_higher_score(logits, data):
     column = np.array(logits, np.float32)
     i, j = data.draw(st.tuples(*[st.integers(0, len(logits) - 1)] * 2))
     scores = Mint().score(Signals({"mint_logit": column}))

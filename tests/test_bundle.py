@@ -144,6 +144,20 @@ def test_an_older_head_reads_small_maps_place_by_place(tmp_path):
     assert torch.equal(audit.score(x), loaded.score(x))
 
 
+def test_an_older_head_scores_its_logits(tmp_path):
+    audit = audit_of(calibration=0)
+    audit.head = MintHead(replace(audit.head.config, smoothing=0.0))
+    torch.nn.init.constant_(audit.head.join[-1].bias, 20.0)
+    audit.calibrate(images(19))
+    path = audit.save(tmp_path / "a", architecture=TOY)
+    manifest = json.loads((path / MANIFEST).read_text())
+    assert manifest["head"].pop("smoothing") == 0
+    (path / MANIFEST).write_bytes(bundle_manifest.sealed(manifest))
+    loaded = load(path, model=ToyNet())
+    assert loaded.score(images(3)).min() > 10
+    assert_same(audit, loaded)
+
+
 class Wide(ToyNet):
     def __init__(self):
         super().__init__()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from amint.branches import TapSpec
+from amint.branches import TapSpec, fits
 from amint.errors import UsageError
 from amint.heads import (
     HeadConfig,
@@ -21,6 +21,7 @@ from amint.heads import (
     parameter_share,
 )
 from amint.losses import membership_loss
+from amint.nearness import nearness
 from amint.split import TapPoint
 from amint.whitening import Whitening
 
@@ -171,6 +172,21 @@ def test_a_small_map_of_too_many_values_is_averaged_to_fewer_places(layout, shap
     columns = (x if layout == "channels_first" else x.movedim(-1, 1)).mean(dim=2)
     expected = torch.stack([columns[..., :2].mean(dim=2), columns[..., 1:].mean(dim=2)], dim=2)
     torch.testing.assert_close(tap.read(x), expected.flatten(1))
+
+
+def test_tokens_of_too_many_values_are_averaged_with_their_neighbours():
+    (tap,) = head_config([TapPoint("t", (10, 384), "tokens", 0.5)]).taps
+    x = torch.randn(4, 10, 384)
+    torch.testing.assert_close(tap.read(x), x.reshape(4, 5, 2, 384).mean(dim=2).movedim(1, 2).flatten(1))
+
+
+@pytest.mark.parametrize("places", [(3, 4), (8, 6), (9, 5), (8,), ()])
+def test_a_branch_fits_no_tap_that_gives_less_than_it_reads(places):
+    point = TapPoint("t", (8, 8, 5), "channels_first", 0.5)
+    assert fits(TapSpec("channels_first", 8, places, whole=True), point) == (places == (3, 4))
+    assert not fits(TapSpec("channels_first", 9, (3, 4), whole=True), point)
+    assert not fits(TapSpec("channels_first", 8, (3, 4)), point)
+    assert fits(TapSpec("channels_first", 8, (8, 5)), point)
 
 
 @pytest.mark.parametrize(
@@ -399,8 +415,8 @@ def test_the_heads_of_an_ensemble_start_apart_and_score_by_their_mean():
     each = three.each(maps)
     assert each.shape == (4, 3)
     assert alone.each(maps).shape == (4, 1)
-    torch.testing.assert_close(three(maps), each.mean(1))
-    torch.testing.assert_close(each[:, 0], alone(maps))
+    torch.testing.assert_close(three(maps), nearness(each, 0.2).mean(1))
+    torch.testing.assert_close(each[:, 0], alone.each(maps).squeeze(1))
     assert not torch.allclose(each[:, 1], each[:, 2])
     assert sum(p.numel() for p in three.parameters()) == 3 * sum(p.numel() for p in alone.parameters())
 
@@ -414,7 +430,7 @@ def test_every_head_of_an_ensemble_learns_from_its_own_answers_alone():
     pair.train()
     got = [p.grad.clone() for p in second.parameters()]
     pair.zero_grad()
-    (membership_loss(second(maps), 3) / 2).backward()
+    (membership_loss(second.each(maps), 3) / 2).backward()
     for gradient, p in zip(got, second.parameters(), strict=True):
         torch.testing.assert_close(gradient, p.grad)
 

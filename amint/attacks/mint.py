@@ -1,4 +1,4 @@
-"""The trained MINT head as an attack: its logit is the score.
+"""The trained MINT head as an attack: its score (:meth:`amint.Audit.score`) is the attack's.
 
 Source: aMINT (arXiv 2509.07879), section 3.
 """
