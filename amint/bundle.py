@@ -225,7 +225,7 @@ def _check_values(bundle: Bundle) -> None:
     if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > _MOST_INPUT:
         raise UsageError(f"the shape of an input is {list(shape)}")
     taps, points = bundle.head.taps, bundle.points
-    if len(taps) != len(points) or not all(fits(*pair) for pair in zip(taps, points, strict=True)):
+    if len(taps) != len(points) or not all(map(fits, taps, points)):
         raise UsageError("its MINT head does not read what its taps give")
     check_preprocessing(bundle.preprocessing, shape)
     facts, libraries = manifest["facts"], manifest["libraries"]

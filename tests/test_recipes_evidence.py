@@ -124,8 +124,7 @@ def test_the_controls_stop_the_false_alarms_of_another_domain(data_root, tmp_pat
         pytest.skip(f"no OMNIGLOT in {data_root}")
     found, printed = ran("domain_shift", tmp_path, "--data-root", data_root)
     sound, external, both = found["sound"], found["letters as external"], found["letters as both"]
-    assert sound["auroc"] > 0.9
-    assert sound["auroc"] > max(external["auroc"], both["auroc"]) + 0.1
+    assert sound["auroc"] > 0.9 > 0.75 > max(external["auroc"], both["auroc"])
     assert max(sound["false_alarms_before"], external["false_alarms_before"]) < 0.06
     assert both["false_alarms_before"] > 0.5
     assert both["sets_used_before"] == both["sets"]
