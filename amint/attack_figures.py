@@ -51,6 +51,7 @@ class AttackResult:
         seconds: spent in its own fitting and scoring.
         reason: why it could not run, or empty.
         note: what to mind when reading its figures, or empty.
+        failed: whether it could not run although the target gives what it needs: some rows, or the attack, failed.
     """
 
     name: str
@@ -66,6 +67,7 @@ class AttackResult:
     seconds: float = 0.0
     reason: str = ""
     note: str = ""
+    failed: bool = False
 
     @property
     def reversed(self) -> bool:

@@ -149,7 +149,8 @@ def result_of(
             note="; ".join(note for note in notes if note),
         )
     except Exception as error:
-        return replace(blank, reason=f"{stage}: {_why(error)}", seconds=time.perf_counter() - started), np.empty(0)
+        seconds = time.perf_counter() - started
+        return replace(blank, reason=f"{stage}: {_why(error)}", seconds=seconds, failed=True), np.empty(0)
     return filled, scores
 
 

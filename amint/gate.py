@@ -115,9 +115,10 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
     control failed, the model only guesses on the members, a judged attack lacks one of its two controls, no attack ran,
     an attack that was asked for by name did not run, or there are too few non-members for the metric, or too few pairs
     for a bound on epsilon above the limit. Figures that no control stands behind may be too low as well as too high:
-    members that are harder than non-members hide what an attack finds of them. Of "all" attacks, those that read
-    reference models must run if there are any; without them, they are no part of the judgement. The head that was
-    trained in is not judged: finding members is its purpose, and no outsider has it.
+    members that are harder than non-members hide what an attack finds of them. Of "all" attacks, those that this kind
+    of model gives no signals for are not judged, but one that failed over some rows breaks the gate, and those that
+    read reference models must run if there are any; without them, they are no part of the judgement. The head that
+    was trained in is not judged: finding members is its purpose, and no outsider has it.
 
     An attack that is reliably wrong finds members as well as one that is right: where the whole interval of its AUROC
     lies below 0.5, the AUROC of its scores turned round is judged too.
@@ -165,19 +166,24 @@ def _uncontrolled(comparison: Comparison, judged: Sequence[AttackResult]) -> lis
 
 
 def _wanting(comparison: Comparison) -> list[str]:
-    """One sentence on the attacks that should have been judged and could not run, or none."""
+    """One sentence for each reason why attacks that could not run should have been judged."""
     if _asked_by_name(comparison):
-        missed, though = comparison.not_run, "asked for, but could not run"
-    elif _has_references(comparison):
-        missed = tuple(result for result in comparison.not_run if result.family in _WITH_REFERENCES)
-        though = "could not run although there are reference models"
-    else:
-        return []
+        return _though("asked for, but could not run", comparison.not_run)
+    outsiders = [result for result in comparison.not_run if result.family != TRAINED_IN]
+    referring = [r for r in outsiders if r.family in _WITH_REFERENCES and _has_references(comparison)]
+    broken = [r for r in outsiders if r.failed and r not in referring]
+    return [
+        *_though("could not run although there are reference models", referring),
+        *_though("could not run although this model gives what they need", broken),
+    ]
+
+
+def _though(said: str, missed: Sequence[AttackResult]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for result in missed:
         reasons.setdefault(result.reason.rstrip("."), []).append(result.name)
-    said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    return [f"{though}: {said}"] if said else []
+    why = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return [f"{said}: {why}"] if why else []
 
 
 def _asked_by_name(comparison: Comparison) -> bool:

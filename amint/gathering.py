@@ -64,11 +64,13 @@ class Gathered:
         signals: columns of all rows.
         missing: name of a signal -> why it could not be measured.
         references: how many reference models there are.
+        failed: names of the missing ones that the target gives of other rows.
     """
 
     signals: Signals
     missing: Mapping[str, str]
     references: int
+    failed: Set[str] = frozenset()
 
     def why_not(self, needs: Set[str]) -> str:
         """Why an attack with these needs cannot run, or an empty text."""
@@ -121,9 +123,9 @@ def gather(
     others = set(needs) - own
     if references is None:
         hint = "there are no reference models; pass fleet=, or --references on the command line"
-        return Gathered(signals, missing | dict.fromkeys(others, hint), 0)
+        return Gathered(signals, missing | dict.fromkeys(others, hint), 0, frozenset(failed))
     if refused:
-        return Gathered(signals, missing | dict.fromkeys(others, refused), references.k)
+        return Gathered(signals, missing | dict.fromkeys(others, refused), references.k, frozenset(failed))
     missing |= dict.fromkeys(others - references.provides, "these reference models do not provide it")
     # What the target cannot give is of no use from references, and would fail there for the same reason.
     missing |= {name: missing[same] for name in others if (same := name.removeprefix(_REFERENCE)) in missing}
@@ -138,7 +140,7 @@ def gather(
             if batches.broken is not None:
                 raise
             missing |= dict.fromkeys(wanted, f"the reference models: {_said(error)}")
-    return Gathered(signals, missing, references.k)
+    return Gathered(signals, missing, references.k, frozenset(failed))
 
 
 def is_of_references(name: str) -> bool:

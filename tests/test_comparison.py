@@ -164,6 +164,7 @@ def test_an_attack_that_cannot_run_is_a_row_with_its_reason_and_the_others_run()
     attacks = ["loss", Broken("broken"), Overflowing("overflowing"), Short("short"), Scribbling("scribbling"), Own()]
     found = compared(attacks=attacks, lacking={"gradient"})
     assert {result.name for result in found.not_run} == {"broken", "overflowing", "short", "scribbling"}
+    assert all(result.failed == bool(result.reason) for result in found.attacks)
     assert "a bug of the user's" in found["broken"].reason
     assert "KeyError" in found["broken"].reason
     assert "NaN or infinite" in found["overflowing"].reason
@@ -186,6 +187,7 @@ def test_missing_signals_and_references_are_named():
     assert "needs reference_in, reference_logprob: there are no reference models; pass fleet=" in lacking["watson"]
     assert found["gmint"].forward_passes == 0
     assert "Could not run: " in found.sentence()
+    assert not any(result.failed for result in found.attacks)
 
 
 def test_a_signal_that_fails_is_told_before_the_pass():
@@ -197,7 +199,7 @@ def test_a_signal_that_fails_is_told_before_the_pass():
 
     signals, members, nonmembers = table()
     found = compare(Failing(signals, signals.columns), members, nonmembers, attacks=["loss", "margin"])
-    assert found["margin"].reason == "needs hinge: RuntimeError: no hinge today"
+    assert (found["margin"].reason, found["margin"].failed) == ("needs hinge: RuntimeError: no hinge today", False)
     assert found["loss"]["auroc"].value > 0.6
     with pytest.raises(RuntimeError, match="no hinge today"):
         compare(Failing(signals, signals.columns), members, nonmembers, attacks=["margin"])

@@ -121,6 +121,18 @@ def test_an_attack_on_one_model_that_did_not_run_breaks_it_only_if_it_was_asked_
     assert asked.broken == ("asked for, but could not run: gmint (no linear layer)",)
 
 
+def test_an_attack_that_failed_over_some_rows_breaks_it_although_nobody_asked_for_it_by_name():
+    nan, again = (
+        result(name, family="white box", reason="on the audited rows: 1 row holds NaN.") for name in ("gmint", "mine")
+    )
+    head = replace(result("mint", family="trained in", reason="no head"), failed=True)
+    made = comparison(result("loss"), replace(nan, failed=True), replace(again, failed=True), head)
+    found = check_gate(made, [Limit("auroc", 0.99)])
+    why = "could not run although this model gives what they need: gmint, mine (on the audited rows: 1 row holds NaN)"
+    assert found.broken == (why,)
+    assert found.not_judged == ("gmint", "mine", "mint")
+
+
 def with_references(*results, k, attacks="all"):
     made = comparison(*results, attacks=attacks)
     return replace(made, settings=made.settings | {"references": k})

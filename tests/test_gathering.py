@@ -49,6 +49,7 @@ def test_a_signal_that_fails_on_a_later_batch_costs_its_own_attacks_only():
     found = compare(target, members, nonmembers, attacks=OWN)
     assert [result.name for result in found.not_run] == ["margin"]
     assert found["margin"].reason == ("needs hinge: in the batch that begins at row 256: RuntimeError: out of luck")
+    assert found["margin"].failed
     whole = compare(TableTarget(target.signals, target.provides), members, nonmembers, attacks=["loss", "entropy"])
     for name in ("loss", "entropy"):
         assert found[name].measurements == whole[name].measurements
