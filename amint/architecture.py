@@ -81,9 +81,8 @@ class Architecture:
                 "environment variable PYTHONPATH (PYTHONPATH=. for the current one)"
             ) from error
         except Exception as error:
-            raise BundleError(
-                f"cannot build {self.library}/{self.name} with {dict(self.arguments)}: {error}"
-            ) from error
+            given = f" with {dict(self.arguments)}" if self.arguments else ""
+            raise BundleError(f"cannot build {self.library}/{self.name}{given}: {error}") from error
         if not isinstance(model, nn.Module):
             raise BundleError(f"{self.name} gave {type(model).__name__}, not a torch.nn.Module")
         return model

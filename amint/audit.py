@@ -189,9 +189,10 @@ class Audit:
         Raises:
             RoleOverlapError: some non-members are external, calibration or member rows, as far as these are known; a
                 bundle knows no members.
-            UsageError: not calibrated yet.
+            UsageError: not calibrated yet, or the model or its head changed since.
         """
         threshold = self.calibrated().threshold(alpha)
+        self.check_unchanged()
         (inside, told), (outside, marks) = scored(self.score, members), scored(self.score, nonmembers)
         seen = {"external rows": self.trained().external_marks, "calibration rows": self.recorded().marks}
         check_unseen(marks, seen | {"members": np.concatenate([told, self.ledger.marks("members")])})

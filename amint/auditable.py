@@ -262,9 +262,12 @@ class Auditable(Audit):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _more_rows(self, x: Tensor) -> Tensor | None:
         if self._step is not None:
+            # Whoever goes on after an error, as in a notebook, begins with a new step.
+            self.discard()
             raise StepError(
                 "the audited model was called twice in training mode before audit.loss(); call it once a step, or "
-                "put passes that are not trained on under `with audit.paused():`"
+                "put passes that are not trained on under `with audit.paused():`. If an earlier step failed on its way "
+                "to audit.loss(), just go on: it is forgotten now"
             )
         if not torch.is_grad_enabled():
             raise StepError(

@@ -42,6 +42,9 @@ class Calibration:
         values.setflags(write=False)
         object.__setattr__(self, "scores", values)
 
+    def __repr__(self) -> str:
+        return f"<Calibration: {len(self.scores):,} non-members, scores {self.scores[0]:.3g} to {self.scores[-1]:.3g}>"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Calibration) and np.array_equal(self.scores, other.scores)
 

@@ -81,7 +81,7 @@ def blind_baseline(
     if min(m, n) < _FEWEST or max(m, n) < _FEWEST_OTHERS or 2 * m < len(own):
         sentence = (
             f"Not checked whether {roles[0]} differs from {others}: {m} of {len(own)} samples can be compared with "
-            f"{n}; it takes at least half of them, {_FEWEST} on one side and {_FEWEST_OTHERS} on the other."
+            f"{n}, and it takes {_FEWEST} on one side and {_FEWEST_OTHERS} on the other, and half of {roles[0]}."
         )
         return Control("blind baseline", "not checked", sentence, details=details)
     rng = np.random.default_rng(seed)

@@ -31,6 +31,7 @@ from amint.heads import HeadSize
 from amint.negatives import HardNegatives
 from amint.preprocessing import Preprocessing
 from amint.randomness import Randomness
+from amint.rebuilding import described
 from amint.tolerance import Tolerance
 
 __all__ = ["ActiveMint"]
@@ -160,9 +161,11 @@ class ActiveMint(L.Callback):
                 f"give the optimizer {'.'.join(filter(None, ['self', self._backbone, 'parameters()']))}"
             )
         check_preprocessing(self._preprocessing, audit.input_shape)
-        if (bundle := self._to_write(trainer)) is not None:
-            check_replaceable(bundle)
         with isolate_rng():
+            if (bundle := self._to_write(trainer)) is not None:
+                check_replaceable(bundle)
+                if self._architecture is not None:
+                    described(audit.backbone, self._architecture, audit.input_shape)
             audit.check_calibration(self._calibration)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

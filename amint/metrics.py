@@ -52,6 +52,9 @@ class Measurement:
     n_nonmembers: int
     note: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.interval.low:.3f} to {self.interval.high:.3f}){self.note and f'; {self.note}'}"
+
 
 @dataclass(frozen=True, eq=False)
 class Roc:

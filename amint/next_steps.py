@@ -13,7 +13,8 @@ __all__ = ["next_steps"]
 
 _AFTER = {
     "blind baseline": "Submit the files as they were before anything converted, resized or cropped them; or ask the "
-    "owner for a calibration with data of the submission's kind that went the same way.",
+    "owner whether the bundle's preprocessing does to files what the training did, or for a calibration with data of "
+    "the submission's kind that went the same way.",
     "odd samples": "Leave out what is not like the rest, if it is only some of it (verdict.json names it). Or submit "
     "the files as they were before anything converted, resized or cropped them, or ask the owner for a calibration "
     "with data of this kind.",

@@ -78,10 +78,11 @@ class Ledger:
         for other, seen in self._seen.items():
             twice = [i for i, mark in enumerate(marks) if mark in seen] if other != role else []
             if twice:
+                less, more = (other, role) if role == "members" else (role, other)
                 raise RoleOverlapError(
                     f"{len(twice)} of {len(marks)} rows given as {role} were already seen as {other} (rows "
                     f"{twice[:5]} of this batch). A sample can play one role only; take them out of one of the two, "
-                    "for instance with amint.without(external, members)"
+                    f"for instance with amint.without({less}, {more})"
                 )
         mine = self._seen.setdefault(role, set())
         if len(mine) < self.MOST:

@@ -35,11 +35,11 @@ def fine_print(verdict: Verdict) -> list[str]:
     not checked.
     """
     origin = verdict.provenance
-    updates = origin.unaccounted_updates
+    updates = " were not counted" if origin.unaccounted_updates is None else f": {origin.unaccounted_updates}"
     unchecked = [control.sentence for control in verdict.controls if control.outcome == "not checked"]
     return [
         *filter(None, [verdict.comparison]),
-        f"Updates of the model that the head saw nothing of: {'not counted' if updates is None else updates}.",
+        f"Updates of the model that the head saw nothing of{updates}.",
         *([shown_alone(origin.members_alone)] if origin.members_alone else []),
         *([origin.committed] if origin.commitment else []),
         *unchecked,
@@ -57,10 +57,8 @@ def shown_alone(members: int) -> str:
 
 def _untold(verdict: Verdict) -> list[str]:
     shown = _shown(verdict.p_value or 0)
-    return [
-        f"Cannot tell: {verdict.reason}",
-        f"Without this it would have been {shown}, which shows nothing by itself.",
-    ]
+    without = f"Without this it would have been {shown}, which shows nothing by itself."
+    return [f"Cannot tell: {verdict.reason}", *([] if shown in (verdict.reason or "") else [without])]
 
 
 def _shown(p_value: float) -> str:
@@ -75,10 +73,13 @@ def _unchecked(verdict: Verdict) -> list[str]:
     outcomes = {control.name: control.outcome for control in verdict.controls}
     if verdict.decision != "used" or outcomes.get("blind baseline") != "not checked":
         return []
-    differ = "Whether they differ from the calibration data in something else than use could not be checked"
+    one = len(verdict.judged) == 1
+    differ = "it differs" if one else "they differ"
+    unknown = f"Whether {differ} from the calibration data in something else than use could not be checked"
     if outcomes.get("odd samples") == "passed":
-        return [f"{differ} beyond this: none of them is strange by itself."]
-    return [f"{differ}: too few, or too few that can be compared."]
+        strange = "the sample is not" if one else "none of them is"
+        return [f"{unknown} further: {strange} strange by itself."]
+    return [f"{unknown}: too few, or too few that can be compared."]
 
 
 def _together(verdict: Verdict, n: int) -> str:

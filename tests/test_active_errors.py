@@ -49,8 +49,19 @@ def test_a_model_called_twice(trunk_gradient):
     model(X)
     with pytest.raises(StepError, match=r"called twice in training mode before audit.loss\(\).*with audit.paused\(\):"):
         model(X)
-    audit.discard()
     step(model, audit)
+
+
+@each
+def test_whoever_goes_on_after_a_step_that_failed_is_told_once_and_trains(trunk_gradient):
+    model, audit = attached(trunk_gradient)
+    with pytest.raises(RuntimeError):
+        audit.loss(F.cross_entropy(model(X), Y.float()))
+    with pytest.raises(StepError, match=r"If an earlier step failed on its way to audit.loss\(\), just go on"):
+        model(X)
+    for _ in range(2):
+        step(model, audit)
+    assert audit.facts["steps"] == 2
 
 
 @each

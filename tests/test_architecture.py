@@ -190,7 +190,7 @@ def test_allowed_code_is_imported_and_called(code, allowed):
     "name, message",
     [
         ("foreign.models:nothing", "gave str, not a torch.nn.Module"),
-        ("foreign.models:failing", "cannot build import/foreign.models:failing .*own trouble"),
+        ("foreign.models:failing", "cannot build import/foreign.models:failing: .*own trouble"),
         ("foreign.models:missing", "cannot build .*missing"),
         ("nowhere.at.all:Net", "cannot build .*No module named .*PYTHONPATH=."),
     ],

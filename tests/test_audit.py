@@ -188,6 +188,16 @@ def test_evaluate_needs_calibration():
         audit_of(calibration=0).evaluate(images(2), images(2))
 
 
+def test_evaluate_refuses_the_threshold_of_another_head():
+    audit = audit_of()
+    with torch.no_grad():
+        next(audit.head.parameters()).add_(1)
+    with pytest.raises(UsageError, match=r"changed after audit.calibrate\(\); calibrate again"):
+        audit.evaluate(images(20, seed=4), images(20, seed=5))
+    audit.calibrate(images(30, seed=6))
+    audit.evaluate(images(20, seed=4), images(20, seed=5))
+
+
 def test_parameter_share():
     audit = audit_of()
     head = sum(p.numel() for p in audit.head.parameters())

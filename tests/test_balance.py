@@ -36,7 +36,7 @@ def test_by_hand():
 
 def test_defaults_are_the_documented_ones():
     assert repr(Weighted()) == "Weighted(task=1, mint=1)"
-    assert repr(NormalisedByFirst()) == "NormalisedByFirst(task=1, mint=10)"
+    assert repr(NormalisedByFirst()) == "NormalisedByFirst(task=1, mint=1)"
     assert repr(NormalisedByRunningMean()) == "NormalisedByRunningMean(task=1, mint=1)"
     assert NormalisedByRunningMean().momentum == 0.99
 

@@ -27,6 +27,7 @@ def test_p_values_by_hand():
     assert p.tolist() == [1.0, 1.0, 0.8, 0.8, 0.4, 0.4, 0.2]
     assert calibration.p_values([]).tolist() == []
     assert calibration.smallest_p == 0.2
+    assert repr(calibration) == "<Calibration: 4 non-members, scores 1 to 3>"
 
 
 def test_thresholds_by_hand():

@@ -214,7 +214,7 @@ def test_a_verdict_says_when_nothing_could_check_for_other_differences(knowing):
     assert "could not be checked" in few.sentence()
     assert "could not be checked" not in many.sentence()
     passed = replace(few, controls=(few.controls[0], Control("odd samples", "passed", "Not odd.")))
-    assert "could not be checked beyond this: none of them is strange by itself." in passed.sentence()
+    assert "could not be checked further: none of them is strange by itself." in passed.sentence()
 
 
 def test_a_few_samples_of_another_kind_give_no_verdict_and_are_named():

@@ -148,6 +148,20 @@ def test_an_interrupted_fit_leaves_the_module_clean_and_writes_no_bundle(tmp_pat
     assert amint.load(tmp_path / "b.amint", model=Net(norm=True)).facts["steps"] == 4
 
 
+@pytest.mark.parametrize(
+    "architecture, match",
+    [
+        (amint.Architecture("import", "toys:Nope"), "cannot build import/toys:Nope: module 'toys' has no attribute"),
+        (amint.Architecture("import", "toys:Net"), "import/toys:Net with {} is not this model"),
+    ],
+)
+def test_an_architecture_that_is_not_the_models_is_found_before_the_first_step(tmp_path, architecture, match):
+    lit = Counting()
+    callback = active_mint(bundle=tmp_path / "b.amint", architecture=architecture)
+    assert_refused(lit, [callback], (amint.errors.BundleError, UsageError), match)
+    assert lit.steps == 0
+
+
 def test_training_passes_outside_training_step_are_plain():
     class Probing(Plain):
         def on_train_epoch_end(self):

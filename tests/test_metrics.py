@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from amint.calibration import Calibration
 from amint.errors import NonFiniteError, UsageError
 from amint.intervals import Interval, hoeffding_interval
 from amint.metrics import (
+    Measurement,
     auroc,
     auroc_interval,
     balanced_accuracy,
@@ -311,3 +313,11 @@ def test_the_tpr_interval_holds_the_tpr_and_narrows_with_more_nonmembers(n, fpr)
     assert (interval.low > 0) == (stats.binom.cdf(0, n, fpr) <= 0.0125)
     if n == 5000 and fpr == 0.3:
         assert interval.high - interval.low < 0.12
+
+
+def test_a_measurement_shows_its_interval_and_its_note():
+    measured = Measurement("auroc", 0.97349, Interval(0.9, 1.0, 0.95), 10, 20)
+    assert str(measured) == "0.973 (0.900 to 1.000)"
+    assert str(replace(measured, note="needs at least 1000 non-members, has 20")).endswith(
+        "(0.900 to 1.000); needs at least 1000 non-members, has 20"
+    )

@@ -106,12 +106,14 @@ def test_the_ledger_refuses_a_second_role_and_names_the_rows():
     ledger.add("external", x[6:])
     rows = torch.cat([torch.randn(2, 3), x[4:5], torch.randn(1, 3), x[5:6]])
     message = "2 of 5 rows given as calibration were already seen as members (rows [2, 4] of this batch)"
-    with pytest.raises(RoleOverlapError, match=re.escape(message) + ".*amint.without"):
+    with pytest.raises(RoleOverlapError, match=re.escape(message) + r".*amint.without\(calibration, members\)"):
         ledger.add("calibration", rows)
     restored = Ledger()
     restored.load_state_dict(ledger.state_dict())
     assert (restored.count("members"), restored.count("external"), restored.count("calibration")) == (6, 4, 0)
-    with pytest.raises(RoleOverlapError, match="1 of 1 rows given as members were already seen as external"):
+    with pytest.raises(
+        RoleOverlapError, match=r"given as members were already seen as external.*\(external, members\)"
+    ):
         restored.add("members", x[7:8])
 
 

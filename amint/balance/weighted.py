@@ -36,9 +36,14 @@ class Weighted:
 
 
 class NormalisedByFirst(Weighted):
-    """Each loss is divided by its value at the first batch, then weighted: the recipe of the paper's code."""
+    """Each loss is divided by its value at the first batch, then weighted: the recipe of the paper's code.
 
-    def __init__(self, task: float = 1.0, mint: float = 10.0) -> None:
+    Args:
+        task, mint: the weights, positive. The paper's lambda2/lambda1, 10 and more, costs the task several points and
+            finds no more members (recipes/RESULTS.md, "Task against audit").
+    """
+
+    def __init__(self, task: float = 1.0, mint: float = 1.0) -> None:
         super().__init__(task, mint)
         self._first: tuple[float, float] | None = None
 
