@@ -62,6 +62,7 @@ def lines(use: Ablations, audit: amint.Auditable) -> dict[str, Line]:
         "head that pools to 8 x 8": Audited(attach={"head": replace(head, pool=8)}),
         "no label smoothing": Audited({"label_smoothing": 0.0}),
         "no augmentation": Audited({"augment": False}),
+        "head that sees augmented members": Audited(plain_view=False),
         "taps a quarter as fast as the rest": Audited({"tap_lr": use.lr / 4}),
         "running average of weights": Audited(averaged=0.95, settle=member_statistics),
         "batch statistics of members alone": Audited(settle=member_statistics),

@@ -15,7 +15,7 @@ Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is None is as recipes/grid.py has it."""
+    """What is None is as recipes/grid.py has it; the last three say how a head learns, and how large it is."""
 
     data_root: Path
     seed: int = 0
@@ -28,6 +28,9 @@ class Asked:
     batch: int | None = None
     epochs: int | None = None
     head_epochs: int | None = None
+    head_lr: float | None = None
+    head_hidden: int | None = None
+    head_ensemble: int | None = None
 
     def changes(self) -> dict[str, Any]:
         """The settings that were asked for."""

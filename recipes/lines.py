@@ -33,6 +33,7 @@ class Audited:
         attach: arguments of ``amint.attach`` that differ.
         averaged: share of the old in a running average of all weights, which is what is judged; 0 for none.
         of_head: what the head learns with while the network trains.
+        plain_view: whether the head sees plain members while the task trains on augmented ones.
         settle: what is done with the network before its head is trained alone.
         judged: the figures of the finished audit.
     """
@@ -42,6 +43,7 @@ class Audited:
     attach: Mapping[str, Any] | None = None
     averaged: float = 0.0
     of_head: HeadOptimizers = amint.head_optimizers
+    plain_view: bool = True
     settle: Callable[[Parts, amint.Auditable], None] | None = None
     judged: Callable[[Parts, amint.Audit], Mapping[str, Measurement]] | None = None
 
@@ -54,7 +56,7 @@ class Audited:
         model = parts.network(use)
         balance = None if self.balance is None else self.balance()
         trained = attached(use, parts, model, balance, **(self.attach or {}))
-        train(model, parts.members, use, parts.augment, trained, self.averaged, self.of_head)
+        train(model, parts.members, use, parts.augment, trained, self.averaged, self.of_head, self.plain_view)
         if self.settle is not None:
             self.settle(parts, trained)
         head_alone(use, parts, trained)

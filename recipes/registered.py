@@ -10,13 +10,12 @@ serves every split. Network and rows are kept, and not made again after a kill.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from asked import Asked, Names
 from common import Parts
-from cyclopts import Parameter
 from finished import ELSEWHERE, done
 from grid import MODULES, SPLITS, settings
 from joined import found_by, registered
@@ -36,18 +35,8 @@ from amint.errors import UsageError
 APART = (*ELSEWHERE, "split", "hard_negatives")
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Registered(Asked):
-    """With how a head learns, and how large it is."""
-
-    head_lr: float | None = None
-    head_hidden: int | None = None
-    head_ensemble: int | None = None
-
-
 def main(
-    asked: Registered,
+    asked: Asked,
     *,
     data: Literal["mnist", "cifar10", "gtsrb", "tiny_imagenet", "casia_webface"] = "cifar10",
     arch: str = "mobilenetv1_100",

@@ -43,12 +43,14 @@ def train(
     audit: amint.Auditable | None = None,
     averaged: float = 0.0,
     of_head: HeadOptimizers = amint.head_optimizers,
+    plain_view: bool = True,
 ) -> None:
-    """The usual loop; with an audit the task trains on augmented images, and the head sees the plain ones.
+    """The usual loop; the task trains on augmented images, and with an audit the head sees the plain ones.
 
-    The head learns with the optimizers that ``of_head`` makes. The layers that it reads may have a rate of their own;
-    without an audit every layer learns at the usual rate. With ``averaged``, the network and the head end with running
-    averages of their weights, of which each step leaves that share.
+    Without ``plain_view`` the head sees what the task sees. It learns with the optimizers that ``of_head`` makes. The
+    layers that it reads may have a rate of their own; without an audit every layer learns at the usual rate. With
+    ``averaged``, the network and the head end with running averages of their weights, of which each step leaves that
+    share.
     """
     head = [] if audit is None else list(audit.head.parameters())
     own = set(head)
@@ -75,7 +77,7 @@ def train(
             views = augment(x)
             with (
                 torch.autocast(torch.device(use.device).type, torch.bfloat16, enabled=use.precision == "bf16"),
-                nullcontext() if audit is None else audit.seen_as(x),
+                audit.seen_as(x) if audit is not None and plain_view else nullcontext(),
             ):
                 loss = F.cross_entropy(model(views), y, label_smoothing=use.label_smoothing)
             loss.backward() if audit is None else audit.backward(loss)

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 import amint
 from amint.datasets import faces
 from amint.errors import InputError, SplitError, UsageError
+from amint.roles import fingerprints
 from amint.whitening import Whitening
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -428,10 +429,10 @@ def test_other_faces_are_not_set_beside_the_papers(orl, monkeypatch, tmp_path):
 def test_without_a_trunk_gradient_the_audited_network_is_the_plain_one():
     from common import Parts
     from joined import attached
-    from training import train
+    from training import mirrored, train
 
-    use = settings(arch="resnet10t", trunk_gradient=0.0)
-    parts = Parts.of(use, pool())
+    use = settings(arch="resnet10t", trunk_gradient=0.0, epochs=2)
+    parts = Parts.of(use, pool(augment=mirrored))
     plain, model = parts.network(use), parts.network(use)
     train(plain, parts.members, use, parts.augment)
     audit = attached(use, parts, model)
@@ -439,6 +440,20 @@ def test_without_a_trunk_gradient_the_audited_network_is_the_plain_one():
     audit.detach()
     for name, value in plain.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_the_head_sees_plain_members_unless_told_otherwise():
+    from common import Parts
+    from joined import attached
+    from training import train
+
+    use = settings(arch="resnet10t", batch=20)
+    parts = Parts.of(use, pool())
+    plain = fingerprints(next(iter(parts.members))[0]).tolist()
+    for view in (True, False):
+        audit = attached(use, parts, model := parts.network(use))
+        train(model, parts.members, use, lambda x: x.flip(-1), audit, plain_view=view)
+        assert (set(plain) <= set(audit.ledger.marks("members").tolist())) == view
 
 
 def test_a_row_with_other_heads_is_not_the_one_that_was_asked_for(tmp_path):
