@@ -4,9 +4,10 @@
     python recipes/survives.py --data-root DATA --members 1000    # DATA holds MNIST/raw
 
 Three heads, each trained along with a network and then alone: plain; with hard negatives (members moved by one pixel
-are "not a member"); with a tolerance (members under random JPEG, resizing and brightness are members). Beside the
-members found: false alarms among unseen images changed alike. Calibration images are not changed, so these may exceed
-alpha. Last, what amint.verify, whose controls look for such changes, says of sets of 100 with the last head.
+are "not a member"); with a tolerance (members under random JPEG, resizing and brightness are members); and a list of
+the members' hashes. Beside the members found: false alarms among unseen images changed alike. Calibration images are
+not changed, so these may exceed alpha. Last, what amint.verify, whose controls look for such changes, says of sets of
+100 with the last head.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-def found(audit: amint.Audit, x: Tensor, alpha: float) -> dict[str, float]:
+def shown(scores: np.ndarray[Any, Any], known: amint.Calibration, alpha: float) -> dict[str, float]:
     """Shares of single pictures, and of 200 random sets of 20, with a p-value of at most alpha."""
-    scores, random, calibration = audit.scores(x), np.random.default_rng(0), audit.calibrated()
-    sets = [calibration.set_p_value(random.choice(scores, 20, replace=False)) for _ in range(200)]
-    p_values = (calibration.p_values(scores), np.array(sets))
+    random = np.random.default_rng(0)
+    sets = [known.set_p_value(random.choice(scores, 20, replace=False)) for _ in range(200)]
+    p_values = (known.p_values(scores), np.array(sets))
     return {kind: float((p <= alpha).mean()) for kind, p in zip(KINDS, p_values, strict=True)}
 
 
@@ -84,7 +85,7 @@ def main(
         change: {group: ((of(rows).float() / 255 - MEAN) / STD).to(device) for group, rows in pictures.items()}
         for change, of in CHANGES.items()
     }
-    shares: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     for head, options in track(HEADS.items(), "training", console=console, transient=True):
         torch.manual_seed(seed)
         network = timm.create_model(arch, num_classes=10, in_chans=1).to(device)
@@ -92,20 +93,25 @@ def main(
         audit = amint.attach(network, external=x[list(roles.external)], **options)
         train(network, audit, x[inside], y[inside], epochs)
         audit.train_head(x[inside], epochs=head_epochs)
-        audit.calibrate(x[list(roles.calibration)])
-        shares[head] = {
-            change: {group: found(audit, rows, alpha) for group, rows in groups.items()}
+        known[head] = audit.scores, audit.calibrate(x[list(roles.calibration)])
+    register = amint.HashRegister.of(x[inside])
+    known["list"] = register.scores, amint.Calibration(register.scores(x[list(roles.calibration)]))
+    shares: dict[str, Any] = {
+        way: {
+            change: {group: shown(scores(rows), scale, alpha) for group, rows in groups.items()}
             for change, groups in seen.items()
         }
+        for way, (scores, scale) in known.items()
+    }
     # The head that was trained for it, which comes last.
     verdicts = {
         change: {group: judged(audit, rows, alpha, sets) for group, rows in groups.items()}
         for change, groups in seen.items()
     }
     for kind in KINDS:
-        table = Table("change", *HEADS, title=f"{kind}: members found (false alarms), alpha = {alpha:g}")
+        table = Table("change", *shares, title=f"{kind}: members found (false alarms), alpha = {alpha:g}")
         for change in CHANGES:
-            cells = [[shares[head][change][group][kind] for group in GROUPS] for head in HEADS]
+            cells = [[shares[head][change][group][kind] for group in GROUPS] for head in shares]
             table.add_row(change, *(f"{inside:.3f} ({outside:.3f})" for inside, outside in cells))
         console.print(table)
     table = Table("change", *GROUPS, title=f"{head} head: verdicts on sets of 100")
@@ -114,7 +120,7 @@ def main(
         table.add_row(change, *told)
     console.print(table)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "survives.json").write_text(json.dumps({"heads": shares, "verdicts": verdicts}, indent=1))
+    (out / "survives.json").write_text(json.dumps({"found": shares, "verdicts": verdicts}, indent=1))
     draw(shares, out / "survives.png")
 
 

@@ -49,8 +49,9 @@ def test_withheld_members_show_in_the_confidence_and_not_in_the_head(tmp_path):
 @pytest.mark.slow
 def test_what_survives_depends_on_how_the_head_was_trained(tmp_path):
     saved, _ = ran("survives", tmp_path)
-    shares, verdicts = saved["heads"], saved["verdicts"]
-    assert set(shares) == {"plain", "hard negatives", "tolerant"}
+    shares, verdicts = saved["found"], saved["verdicts"]
+    assert set(shares) == {"plain", "hard negatives", "tolerant", "list"}
+    assert shares["list"]["none"]["members"] == {"one by one": 1, "sets of 20": 1}
 
     def found(head, change, group="members", kind="one by one"):
         return shares[head][change][group][kind]
