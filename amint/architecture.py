@@ -62,6 +62,9 @@ class Architecture:
         except (TypeError, ValueError) as error:
             raise UsageError(f"the arguments of an architecture are plain JSON values, got {self.arguments}") from error
 
+    def __str__(self) -> str:
+        return f"{self.library}/{self.name}" + (f" with {dict(self.arguments)}" if self.arguments else "")
+
     def build(self, allow_import: Collection[str] = ()) -> nn.Module:
         """Make the model, with random weights.
 
@@ -81,8 +84,7 @@ class Architecture:
                 "environment variable PYTHONPATH (PYTHONPATH=. for the current one)"
             ) from error
         except Exception as error:
-            given = f" with {dict(self.arguments)}" if self.arguments else ""
-            raise BundleError(f"cannot build {self.library}/{self.name}{given}: {error}") from error
+            raise BundleError(f"cannot build {self}: {error}") from error
         if not isinstance(model, nn.Module):
             raise BundleError(f"{self.name} gave {type(model).__name__}, not a torch.nn.Module")
         return model

@@ -51,7 +51,7 @@ class AttackResult:
         seconds: spent in its own fitting and scoring.
         reason: why it could not run, or empty.
         note: what to mind when reading its figures, or empty.
-        failed: whether it could not run although the target gives what it needs: some rows, or the attack, failed.
+        failed: whether it could not run although this kind of target gives what it needs.
     """
 
     name: str

@@ -218,7 +218,9 @@ def _result(data: dict[str, Any]) -> AttackResult:
     measured = (Measurement(**(m | {"interval": Interval(**m["interval"])})) for m in data["measurements"])
     roc = tuple((float(fpr), float(tpr)) for fpr, tpr in data["roc"])
     values = {"measurements": tuple(measured), "roc": roc, "needs": tuple(data["needs"])}
-    return AttackResult(**(data | values | {"epsilon": _bound(data["epsilon"])}))
+    # Results that do not say so may have failed.
+    failed = data.get("failed", bool(data["reason"]))
+    return AttackResult(**(data | values | {"epsilon": _bound(data["epsilon"]), "failed": failed}))
 
 
 def _bound(data: dict[str, Any] | None) -> EpsilonBound | None:

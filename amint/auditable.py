@@ -267,7 +267,7 @@ class Auditable(Audit):
             raise StepError(
                 "the audited model was called twice in training mode before audit.loss(); call it once a step, or "
                 "put passes that are not trained on under `with audit.paused():`. If an earlier step failed on its way "
-                "to audit.loss(), just go on: it is forgotten now"
+                "to audit.loss(), just go on: its pass is forgotten now, though its rows count as members"
             )
         if not torch.is_grad_enabled():
             raise StepError(

@@ -207,7 +207,7 @@ def _run(
     )
     reason = gathered.why_not(attack.needs)
     if reason:
-        failed = not gathered.failed.isdisjoint(attack.needs)
+        failed = not attack.needs.isdisjoint(gathered.failed)
         return replace(blank, reason=reason, forward_passes=0, failed=failed), np.empty(0)
     return result_of(blank, attack, gathered.signals, rows.is_member, parts, groups=rows.classes, **statistics)
 

@@ -116,9 +116,10 @@ def check_gate(comparison: Comparison, limits: Sequence[Limit]) -> GateResult:
     an attack that was asked for by name did not run, or there are too few non-members for the metric, or too few pairs
     for a bound on epsilon above the limit. Figures that no control stands behind may be too low as well as too high:
     members that are harder than non-members hide what an attack finds of them. Of "all" attacks, those that this kind
-    of model gives no signals for are not judged, but one that failed over some rows breaks the gate, and those that
-    read reference models must run if there are any; without them, they are no part of the judgement. The head that
-    was trained in is not judged: finding members is its purpose, and no outsider has it.
+    of model gives no signals for are not judged, but one that failed in any other way breaks the gate (on some rows, or
+    for want of known samples), and those that read reference models must run if there are any; without them, they are
+    no part of the judgement. The head that was trained in is not judged: finding members is its purpose, and no
+    outsider has it.
 
     An attack that is reliably wrong finds members as well as one that is right: where the whole interval of its AUROC
     lies below 0.5, the AUROC of its scores turned round is judged too.
@@ -171,7 +172,7 @@ def _wanting(comparison: Comparison) -> list[str]:
         return _though("asked for, but could not run", comparison.not_run)
     outsiders = [result for result in comparison.not_run if result.family != TRAINED_IN]
     referring = [r for r in outsiders if r.family in _WITH_REFERENCES and _has_references(comparison)]
-    broken = [r for r in outsiders if r.failed and r not in referring]
+    broken = [r for r in outsiders if r.failed and r.family not in _WITH_REFERENCES]
     return [
         *_though("could not run although there are reference models", referring),
         *_though("could not run although this model gives what they need", broken),

@@ -64,7 +64,7 @@ class Gathered:
         signals: columns of all rows.
         missing: name of a signal -> why it could not be measured.
         references: how many reference models there are.
-        failed: names of the missing ones that the target gives of other rows.
+        failed: names of the missing ones that the target should give: measuring them failed, and no refusal said why.
     """
 
     signals: Signals
@@ -117,15 +117,15 @@ def gather(
         UsageError: the rows change between passes, or a target without identity is to be kept on disk.
     """
     own = {name for name in needs if not is_of_references(name)}
-    missing = _unmeasurable(target, rows, own)
-    signals, failed = _measured(target, _Counted(rows, stage, progress), own - set(missing), cache)
-    missing |= failed
+    missing, failed = _unmeasurable(target, rows, own)
+    signals, late = _measured(target, _Counted(rows, stage, progress), own - set(missing), cache)
+    missing, failed = missing | late, failed | set(late)
     others = set(needs) - own
     if references is None:
         hint = "there are no reference models; pass fleet=, or --references on the command line"
-        return Gathered(signals, missing | dict.fromkeys(others, hint), 0, frozenset(failed))
+        return Gathered(signals, missing | dict.fromkeys(others, hint), 0, failed)
     if refused:
-        return Gathered(signals, missing | dict.fromkeys(others, refused), references.k, frozenset(failed))
+        return Gathered(signals, missing | dict.fromkeys(others, refused), references.k, failed)
     missing |= dict.fromkeys(others - references.provides, "these reference models do not provide it")
     # What the target cannot give is of no use from references, and would fail there for the same reason.
     missing |= {name: missing[same] for name in others if (same := name.removeprefix(_REFERENCE)) in missing}
@@ -140,7 +140,7 @@ def gather(
             if batches.broken is not None:
                 raise
             missing |= dict.fromkeys(wanted, f"the reference models: {_said(error)}")
-    return Gathered(signals, missing, references.k, frozenset(failed))
+    return Gathered(signals, missing, references.k, failed)
 
 
 def is_of_references(name: str) -> bool:
@@ -187,13 +187,15 @@ class _Counted:
             raise
 
 
-def _unmeasurable(target: Target, rows: LabelledRows, needs: Set[str]) -> dict[str, str]:
+def _unmeasurable(target: Target, rows: LabelledRows, needs: Set[str]) -> tuple[dict[str, str], Set[str]]:
+    """Why signals cannot be measured on the first rows, and the names of those that were not refused but failed."""
     x, y = next(iter(rows))
     failures = _failures(target, (x[:_PROBED], y[:_PROBED]), needs & target.provides)
     if failures and _ends_all(failures, needs & target.provides):
         raise next(iter(failures.values()))
     absent = dict.fromkeys(needs - target.provides, "this target does not provide it")
-    return absent | {name: _said(error) for name, error in failures.items()}
+    failed = {name for name, error in failures.items() if not isinstance(error, UsageError)}
+    return absent | {name: _said(error) for name, error in failures.items()}, failed
 
 
 def _measured(

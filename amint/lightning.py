@@ -31,7 +31,7 @@ from amint.heads import HeadSize
 from amint.negatives import HardNegatives
 from amint.preprocessing import Preprocessing
 from amint.randomness import Randomness
-from amint.rebuilding import described
+from amint.rebuilding import built_like
 from amint.tolerance import Tolerance
 
 __all__ = ["ActiveMint"]
@@ -165,7 +165,7 @@ class ActiveMint(L.Callback):
             if (bundle := self._to_write(trainer)) is not None:
                 check_replaceable(bundle)
                 if self._architecture is not None:
-                    described(audit.backbone, self._architecture, audit.input_shape)
+                    built_like(audit.backbone, self._architecture)
             audit.check_calibration(self._calibration)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -15,7 +15,7 @@ from amint.errors import UsageError
 from amint.preprocessing import Preprocessing
 from amint.taps import evaluating
 
-__all__ = ["alike", "described", "fill", "first_outputs", "lacking", "like_weights", "shown_weight"]
+__all__ = ["alike", "built_like", "described", "fill", "first_outputs", "lacking", "like_weights", "shown_weight"]
 
 
 def described(model: nn.Module, given: Architecture | None, input_shape: Sequence[int]) -> Architecture | None:
@@ -32,17 +32,9 @@ def described(model: nn.Module, given: Architecture | None, input_shape: Sequenc
     """
     with torch.random.fork_rng(devices=[]):
         architecture = given or describe(model)
-        if architecture is None:
-            return None
-        # Code that whoever saves names himself is his own.
-        again = architecture.build([architecture.name])
-    differing = differences(again, model)
-    name = f"{architecture.library}/{architecture.name} with {dict(architecture.arguments)}"
-    if differing:
-        raise UsageError(
-            f"{name} is not this model: {len(differing)} weights differ, first {differing[0]!r}. Name the "
-            "arguments it was made with"
-        )
+    if architecture is None:
+        return None
+    again = built_like(model, architecture)
     fill(again, model.state_dict())
     x = probe_input(input_shape)
     if alike(first_outputs(model, x), first_outputs(again, x), again):
@@ -50,9 +42,27 @@ def described(model: nn.Module, given: Architecture | None, input_shape: Sequenc
     if given is None:
         return None
     raise UsageError(
-        f"{name} has this model's weights but does not compute what it does: an activation or a pooling may "
+        f"{architecture} has this model's weights but does not compute what it does: an activation or a pooling may "
         "differ. Name the arguments it was made with"
     )
+
+
+def built_like(model: nn.Module, architecture: Architecture) -> nn.Module:
+    """The architecture's model, with random weights of the names and shapes that this model's have.
+
+    Raises:
+        BundleError: there is no such architecture, or it does not take these arguments.
+        UsageError: its weights differ from the model's by name or shape.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Code that whoever saves names himself is his own.
+        again = architecture.build([architecture.name])
+    if differing := differences(again, model):
+        raise UsageError(
+            f"{architecture} is not this model: {len(differing)} weights differ, first {differing[0]!r}. Name "
+            "the arguments it was made with"
+        )
+    return again
 
 
 def lacking(how: Architecture | None, preprocessing: Preprocessing | None) -> str:

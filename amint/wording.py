@@ -58,7 +58,8 @@ def shown_alone(members: int) -> str:
 def _untold(verdict: Verdict) -> list[str]:
     shown = _shown(verdict.p_value or 0)
     without = f"Without this it would have been {shown}, which shows nothing by itself."
-    return [f"Cannot tell: {verdict.reason}", *([] if shown in (verdict.reason or "") else [without])]
+    # Of a sample by itself the reason may give this very p-value.
+    return [f"Cannot tell: {verdict.reason}", *([] if f"would have {shown}." in (verdict.reason or "") else [without])]
 
 
 def _shown(p_value: float) -> str:

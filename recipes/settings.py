@@ -69,7 +69,7 @@ class Settings:
     calibration: int
     side: int = 32
     epochs: int = 10
-    lambda_: Annotated[float, Parameter(name="--lambda")] = 10.0
+    lambda_: Annotated[float, Parameter(name="--lambda")] = 1.0
     trunk_gradient: float = 0.0
     lr: float = 4e-3
     tap_lr: float | None = None

@@ -199,7 +199,7 @@ def test_a_signal_that_fails_is_told_before_the_pass():
 
     signals, members, nonmembers = table()
     found = compare(Failing(signals, signals.columns), members, nonmembers, attacks=["loss", "margin"])
-    assert (found["margin"].reason, found["margin"].failed) == ("needs hinge: RuntimeError: no hinge today", False)
+    assert (found["margin"].reason, found["margin"].failed) == ("needs hinge: RuntimeError: no hinge today", True)
     assert found["loss"]["auroc"].value > 0.6
     with pytest.raises(RuntimeError, match="no hinge today"):
         compare(Failing(signals, signals.columns), members, nonmembers, attacks=["margin"])

@@ -133,6 +133,13 @@ def test_an_attack_that_failed_over_some_rows_breaks_it_although_nobody_asked_fo
     assert found.not_judged == ("gmint", "mine", "mint")
 
 
+def test_without_references_an_attack_that_needs_them_is_no_part_of_it_whatever_else_it_lacks():
+    both = replace(result("salem", family="shadow model", reason="needs shadow_top3, top3: late"), failed=True)
+    found = check_gate(with_references(result("loss"), both, k=0), [Limit("auroc", 0.99)])
+    assert found.passed
+    assert found.without_references == ("salem",)
+
+
 def with_references(*results, k, attacks="all"):
     made = comparison(*results, attacks=attacks)
     return replace(made, settings=made.settings | {"references": k})

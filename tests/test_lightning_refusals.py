@@ -152,7 +152,7 @@ def test_an_interrupted_fit_leaves_the_module_clean_and_writes_no_bundle(tmp_pat
     "architecture, match",
     [
         (amint.Architecture("import", "toys:Nope"), "cannot build import/toys:Nope: module 'toys' has no attribute"),
-        (amint.Architecture("import", "toys:Net"), "import/toys:Net with {} is not this model"),
+        (amint.Architecture("import", "toys:Net"), "import/toys:Net is not this model"),
     ],
 )
 def test_an_architecture_that_is_not_the_models_is_found_before_the_first_step(tmp_path, architecture, match):
