@@ -200,6 +200,7 @@ def test_a_single_sample_that_could_not_have_been_found_gives_no_verdict(n, deci
         assert "cannot show its use with 78 calibration samples: the highest of all scores would have" in verdict.reason
         assert "p = 0.025. It takes 79 of them, or more than one sample." in verdict.sentence()
         assert "Without this" not in verdict.sentence(), "the highest score's p-value is this one's"
+        assert any("Submit more samples" in step for step in next_steps(verdict))
     # Taken together, two are enough.
     assert verify(audit, images(32)[:2], alpha=0.025).decision == "used"
 
